@@ -1,0 +1,50 @@
+//! What every host offers to methods and drivers, whatever its architecture.
+
+use crate::error::Result;
+use crate::parameters::Flat;
+use crate::sites::Site;
+use burn::tensor::Device;
+use serde_json::Value;
+
+/// Facts about a loaded host that adapters and files refer to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostInfo {
+    /// `model_type` of `config.json`, for instance `llama`.
+    pub model_type: String,
+    /// The class, for instance `LlamaForCausalLM`.
+    pub architecture: String,
+    /// Where it was loaded from, as the user wrote it (PEFT's `base_model_name_or_path`).
+    pub origin: String,
+    /// PEFT's `task_type`: `CAUSAL_LM`, `SEQ_CLS`, `TOKEN_CLS`, or `FEATURE_EXTRACTION`.
+    pub task_type: Option<&'static str>,
+    /// Module suffixes that adapters target when the user names none (PEFT's table).
+    pub default_targets: &'static [&'static str],
+    /// Modules trained in full beside an adapter: the heads of classifiers.
+    pub head_modules: &'static [&'static str],
+    /// The whole `config.json`.
+    pub config: Value,
+}
+
+/// A pretrained network: its sites, and its weights by their Hugging Face names.
+pub trait Host: Send + Sync {
+    /// Facts about it.
+    fn info(&self) -> &HostInfo;
+
+    /// All sites, in forward order; [`crate::sites::SiteId`] is the index.
+    fn sites(&self) -> &[Site];
+
+    /// Names of all weights, as in the checkpoint, each tied weight once.
+    fn weight_names(&self) -> Vec<String>;
+
+    /// A weight by its name; `None` when there is none of that name.
+    fn weight(&self, name: &str) -> Option<Flat>;
+
+    /// Replaces a weight, shared (tied) ones everywhere at once.
+    ///
+    /// # Errors
+    /// An unknown name (with near matches), or another shape.
+    fn set_weight(&mut self, name: &str, value: &Flat) -> Result<()>;
+
+    /// Where the weights live.
+    fn device(&self) -> Device;
+}

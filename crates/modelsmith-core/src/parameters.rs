@@ -1,0 +1,273 @@
+//! Named parameters of any module, with the rank erased so that one piece of code can list, save,
+//! load, clip and step all of them.
+//!
+//! Names are the module paths that burn's visitor walks; ids that burn draws at random play no part.
+
+use crate::error::{Error, Result};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use std::collections::BTreeMap;
+
+/// A float tensor of any rank: its shape beside its values in row-major order.
+#[derive(Clone, Debug)]
+pub struct Flat {
+    /// Shape of the tensor.
+    pub shape: Vec<usize>,
+    /// The values, `[shape.product()]`, f32.
+    pub values: Tensor<1>,
+}
+
+impl Flat {
+    /// Erases the rank of a tensor; no copy for contiguous tensors.
+    pub fn new<const D: usize>(tensor: Tensor<D>) -> Self {
+        let shape = tensor.dims().to_vec();
+        let count = shape.iter().product::<usize>();
+        Self {
+            shape,
+            values: tensor.reshape([count]),
+        }
+    }
+
+    /// From plain numbers.
+    pub fn from_vec(values: Vec<f32>, shape: &[usize], device: &Device) -> Self {
+        let count = values.len();
+        Self {
+            shape: shape.to_vec(),
+            values: Tensor::from_data(TensorData::new(values, [count]), device),
+        }
+    }
+
+    /// The tensor with its rank restored.
+    ///
+    /// # Errors
+    /// The rank asked for is not the rank of the shape.
+    pub fn tensor<const D: usize>(&self) -> Result<Tensor<D>> {
+        let shape: [usize; D] = self.shape.as_slice().try_into().map_err(|_| {
+            Error::Failed(format!(
+                "a tensor of shape {:?} was asked for with rank {D}",
+                self.shape
+            ))
+        })?;
+        Ok(self.values.clone().reshape(shape))
+    }
+
+    /// The values as plain numbers, row-major.
+    pub fn to_vec(&self) -> Vec<f32> {
+        to_vec(self.values.clone())
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The values of a tensor in row-major order as f32.
+pub fn to_vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor
+        .into_data()
+        .convert::<f32>()
+        .try_into_vec()
+        .unwrap_or_default()
+}
+
+/// A parameter with its name.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Module path, for instance `pairs.3.lora_A`.
+    pub name: String,
+    /// Its value, detached from any graph.
+    pub value: Flat,
+    /// Whether training changes it.
+    pub trainable: bool,
+}
+
+/// Anything with named parameters; every burn module has them.
+pub trait Parameters {
+    /// All float parameters in the order of the module's fields.
+    fn parameters(&self) -> Vec<Named>;
+
+    /// Replaces values: `change` gets name and value and returns the new value, or `None` to
+    /// leave it. New values must have the old shape; trainable ones become fresh leaves of the
+    /// autodiff graph.
+    fn replace(&mut self, change: &mut dyn FnMut(&str, &Flat) -> Option<Flat>);
+
+    /// Takes the gradients of all trainable parameters out of `gradients`, by name. A parameter
+    /// that took no part in the loss is absent.
+    fn take_gradients(&self, gradients: &mut Gradients) -> BTreeMap<String, Flat>;
+
+    /// Makes the parameters that `trainable` accepts leaves of the autodiff graph, and plain
+    /// constants of the others.
+    fn set_trainable(&mut self, trainable: &dyn Fn(&str) -> bool);
+}
+
+impl<M: Module> Parameters for M {
+    fn parameters(&self) -> Vec<Named> {
+        let mut lister = Lister::default();
+        self.visit(&mut lister);
+        lister.found
+    }
+
+    fn replace(&mut self, change: &mut dyn FnMut(&str, &Flat) -> Option<Flat>) {
+        let mut replacer = Replacer {
+            path: Path::default(),
+            change,
+        };
+        *self = self.clone().map(&mut replacer);
+    }
+
+    fn take_gradients(&self, gradients: &mut Gradients) -> BTreeMap<String, Flat> {
+        let mut taker = Taker {
+            path: Path::default(),
+            gradients,
+            found: BTreeMap::new(),
+        };
+        self.visit(&mut taker);
+        taker.found
+    }
+
+    fn set_trainable(&mut self, trainable: &dyn Fn(&str) -> bool) {
+        let mut switch = Switch {
+            path: Path::default(),
+            trainable,
+        };
+        *self = self.clone().map(&mut switch);
+    }
+}
+
+/// A frozen parameter: a constant outside any graph.
+pub fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
+    Param::from_tensor(value.without_autodiff()).set_require_grad(false)
+}
+
+/// A trainable parameter: a leaf of the autodiff graph.
+pub fn trained<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
+    Param::from_tensor(value.without_autodiff().autodiff().require_grad())
+}
+
+/// The dotted module path during a walk.
+#[derive(Default)]
+struct Path(Vec<String>);
+
+impl Path {
+    fn enter(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    fn dotted(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+#[derive(Default)]
+struct Lister {
+    path: Path,
+    found: Vec<Named>,
+}
+
+impl ModuleVisitor for Lister {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        self.found.push(Named {
+            name: self.path.dotted(),
+            trainable: value.is_require_grad(),
+            value: Flat::new(value.without_autodiff()),
+        });
+    }
+}
+
+struct Replacer<'a> {
+    path: Path,
+    change: &'a mut dyn FnMut(&str, &Flat) -> Option<Flat>,
+}
+
+impl ModuleMapper for Replacer<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let value = param.val();
+        let trainable = value.is_require_grad();
+        let shape: [usize; D] = value.dims();
+        let old = Flat::new(value.without_autodiff());
+        match (self.change)(&self.path.dotted(), &old) {
+            Some(new) => {
+                let new = new.values.reshape(shape);
+                if trainable { trained(new) } else { frozen(new) }
+            }
+            None => param,
+        }
+    }
+}
+
+struct Taker<'a> {
+    path: Path,
+    gradients: &'a mut Gradients,
+    found: BTreeMap<String, Flat>,
+}
+
+impl ModuleVisitor for Taker<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let value = param.val();
+        if !value.is_require_grad() {
+            return;
+        }
+        if let Some(gradient) = value.grad_remove(self.gradients) {
+            self.found.insert(self.path.dotted(), Flat::new(gradient));
+        }
+    }
+}
+
+struct Switch<'a> {
+    path: Path,
+    trainable: &'a dyn Fn(&str) -> bool,
+}
+
+impl ModuleMapper for Switch<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.enter(name);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let value = param.val();
+        if (self.trainable)(&self.path.dotted()) {
+            trained(value)
+        } else {
+            frozen(value)
+        }
+    }
+}

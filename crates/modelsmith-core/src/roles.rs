@@ -1,0 +1,131 @@
+//! Roles: what a driver asks of the methods of a family.
+
+use crate::error::{Error, Result};
+use crate::hooks::Hooks;
+use crate::host::Host;
+use crate::parameters::{Flat, Parameters};
+use crate::sites::Site;
+use burn::tensor::Tensor;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// Where a training run stands, for methods that act on events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Optimizer steps finished so far.
+    pub step: u64,
+    /// Optimizer steps planned in all.
+    pub total_steps: u64,
+    /// Epochs finished so far.
+    pub epoch: u64,
+}
+
+/// An adapter as files: PEFT's two, with names and keys as PEFT writes them.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterFiles {
+    /// Contents of `adapter_config.json`.
+    pub config: Map<String, Value>,
+    /// Contents of `adapter_model.safetensors` by key.
+    pub tensors: BTreeMap<String, Flat>,
+}
+
+/// A method that attaches trained state to a frozen host.
+pub trait Adapt: Send + Sync {
+    /// Checks the options against the host and creates the untrained adapter, whose random
+    /// values are drawn under `seed` and the names of its sites.
+    ///
+    /// # Errors
+    /// Options that do not fit the host, or that match no site.
+    fn attach(&self, host: &dyn Host, seed: u64) -> Result<Box<dyn Adapter>>;
+
+    /// Restores a saved adapter onto the host it was made for.
+    ///
+    /// # Errors
+    /// Missing, surplus or misshapen tensors, with their keys; sites that the host lacks.
+    fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>>;
+
+    /// The options as written, for records.
+    fn options(&self) -> Value;
+
+    /// Whether an untrained adapter leaves the host's output equal to the bit.
+    fn starts_as_identity(&self) -> bool {
+        true
+    }
+}
+
+/// State attached at sites: hooks with named parameters, and the events of training.
+pub trait Adapter: Hooks + Parameters {
+    /// Itself as hooks, for the slice a host takes.
+    fn hooks(&self) -> &dyn Hooks;
+
+    /// The adapter as PEFT files, or as files of the same form where PEFT knows no such type.
+    ///
+    /// # Errors
+    /// State that the file format cannot express.
+    fn files(&self, host: &dyn Host) -> Result<AdapterFiles>;
+
+    /// The host weight `name` with this adapter folded in, or `None` where it changes nothing.
+    ///
+    /// # Errors
+    /// An adapter that cannot be expressed as a change of weights.
+    fn merged(&self, host: &dyn Host, name: &str) -> Result<Option<Flat>>;
+
+    /// Sites it is attached to.
+    fn sites(&self) -> Vec<&Site>;
+
+    /// A copy, for running or comparing side by side.
+    fn boxed(&self) -> Box<dyn Adapter>;
+
+    /// Multiplies its effect, as PEFT's `set_scale` does; 0 is the host alone.
+    ///
+    /// # Errors
+    /// A method whose effect has no scale.
+    fn set_scale(&mut self, _scale: f64) -> Result<()> {
+        Err(Error::Usage("this adapter has no scale".into()))
+    }
+
+    /// A term added to the loss of every step.
+    fn penalty(&self) -> Option<Tensor<1>> {
+        None
+    }
+
+    /// Called before the first micro-batch of a step.
+    ///
+    /// # Errors
+    /// Whatever the method cannot go on with.
+    fn before_step(&mut self, _progress: Progress) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called with the accumulated gradients, before clipping; they may be read or changed.
+    ///
+    /// # Errors
+    /// Whatever the method cannot go on with.
+    fn after_backward(
+        &mut self,
+        _progress: Progress,
+        _gradients: &mut BTreeMap<String, Flat>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called after the optimizer changed the parameters, with the gradients it used.
+    ///
+    /// # Errors
+    /// Whatever the method cannot go on with.
+    fn after_step(
+        &mut self,
+        _progress: Progress,
+        _gradients: &BTreeMap<String, Flat>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called at the end of every epoch.
+    ///
+    /// # Errors
+    /// Whatever the method cannot go on with.
+    fn end_of_epoch(&mut self, _progress: Progress) -> Result<()> {
+        Ok(())
+    }
+}

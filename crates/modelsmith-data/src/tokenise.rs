@@ -1,0 +1,401 @@
+//! Examples to sequences of tokens with labels, and the count of what was cut or left out.
+
+use std::ops::AddAssign;
+
+use modelsmith_core::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::IGNORED;
+use crate::chat::ChatTemplate;
+use crate::config::{DataConfig, Format, OnLong, Packing, TrainOn};
+use crate::encode::Marked;
+use crate::format::{Example, Label};
+use crate::read::Location;
+use crate::tokenizer::{Encoded, Tokenizer};
+
+/// A tokenised example.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenSequence {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The token itself where it counts in the loss, -100 elsewhere; not shifted.
+    pub labels: Vec<i32>,
+    /// Row of the data it came from.
+    pub row: u64,
+    /// Number of its class.
+    pub class: Option<u32>,
+    /// 0 for the tokens of the first text, 1 for the second, where there are two.
+    pub type_ids: Option<Vec<u32>>,
+}
+
+impl TokenSequence {
+    /// Number of tokens that count in the loss.
+    pub fn trained(&self) -> usize {
+        self.labels.iter().filter(|label| **label != IGNORED).count()
+    }
+}
+
+/// What became of the examples.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Rows seen.
+    pub total: u64,
+    /// Examples cut to `max_length`.
+    pub truncated: u64,
+    /// Examples left out for being longer than `max_length`.
+    pub dropped: u64,
+    /// Examples without content, left out.
+    pub empty: u64,
+    /// Examples in which no token counts in the loss, left out.
+    pub untrained: u64,
+    /// Special tokens spelled in the text of examples.
+    pub special_in_text: u64,
+    /// Tokens that count in the loss.
+    pub trained_tokens: u64,
+    /// All tokens.
+    pub all_tokens: u64,
+}
+
+impl Counts {
+    /// Examples that are used.
+    pub fn kept(&self) -> u64 {
+        self.total - self.dropped - self.empty - self.untrained
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.total += other.total;
+        self.truncated += other.truncated;
+        self.dropped += other.dropped;
+        self.empty += other.empty;
+        self.untrained += other.untrained;
+        self.special_in_text += other.special_in_text;
+        self.trained_tokens += other.trained_tokens;
+        self.all_tokens += other.all_tokens;
+    }
+}
+
+/// Turns examples into tokens as a [`DataConfig`] says.
+#[derive(Debug)]
+pub struct Tokeniser {
+    tokenizer: Tokenizer,
+    chat: Option<ChatTemplate>,
+    prompt_template: String,
+    classes: Vec<String>,
+    max_length: usize,
+    on_long: OnLong,
+    chunked: bool,
+    train_on: TrainOn,
+    eos: Option<u32>,
+    parse_special: bool,
+}
+
+/// The classic prompt of instruction data.
+const INSTRUCTION: &str = "### Instruction:\n{instruction}\n\n### Response:\n";
+const INSTRUCTION_WITH_INPUT: &str = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n";
+
+impl Tokeniser {
+    /// A tokeniser for rows of `format`; `classes` are the names of the classes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when a length, an end-of-sequence token or a chat template is needed and
+    /// absent.
+    pub fn new(config: &DataConfig, format: Format, tokenizer: &Tokenizer, classes: Vec<String>) -> Result<Self> {
+        let max_length = match (config.max_length, tokenizer.max_length()) {
+            (0, Some(limit)) => limit,
+            (0, None) => return Err(Error::config("data.max_length", "is not set, and the tokenizer names no limit; set it")),
+            (set, _) => set,
+        };
+        let causal = matches!(format, Format::Text | Format::Instruction);
+        let templated = format == Format::Chat || (format == Format::Instruction && config.prompt_template == "chat");
+        let eos = tokenizer.special().eos;
+        if causal && !templated && config.append_eos && eos.is_none() {
+            let problem = "needs an eos_token, and tokenizer_config.json names none; name one or set append_eos = false";
+            return Err(Error::config("data.append_eos", problem));
+        }
+        let chat = match templated {
+            true => Some(ChatTemplate::new(&config.chat_template, tokenizer, &config.date)?),
+            false => None,
+        };
+        Ok(Self {
+            tokenizer: tokenizer.clone(),
+            chat,
+            prompt_template: config.prompt_template.clone(),
+            classes,
+            max_length,
+            on_long: config.on_long,
+            chunked: config.packing == Packing::Chunk,
+            train_on: config.train_on,
+            eos: eos.filter(|_| config.append_eos && causal && !templated),
+            parse_special: config.parse_special,
+        })
+    }
+
+    /// Longest sequence in tokens.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Names of the classes.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Tokenises an example; `None` when it is left out, for the reason in the counts.
+    ///
+    /// # Errors
+    /// [`Error::File`] or [`Error::Config`] naming the row.
+    pub fn sequence(&self, row: u64, at: &Location, example: &Example) -> Result<(Option<TokenSequence>, Counts)> {
+        let mut counts = Counts { total: 1, ..Counts::default() };
+        let sequence = self.raw(row, at, example, &mut counts)?;
+        if counts.empty > 0 {
+            return Ok((None, counts));
+        }
+        let Some(sequence) = self.fit(at, sequence, &mut counts)? else {
+            counts.dropped = 1;
+            return Ok((None, counts));
+        };
+        let trained = sequence.trained();
+        counts.all_tokens = sequence.ids.len() as u64;
+        counts.trained_tokens = trained as u64;
+        if trained == 0 && sequence.class.is_none() {
+            counts.untrained = 1;
+            return Ok((None, counts));
+        }
+        Ok((Some(sequence), counts))
+    }
+
+    fn raw(&self, row: u64, at: &Location, example: &Example, counts: &mut Counts) -> Result<TokenSequence> {
+        let of = |ids: Vec<u32>, trained: Vec<bool>| with_labels(row, ids, &trained);
+        let mut blank = |blank: bool| counts.empty = u64::from(blank);
+        match example {
+            Example::Text(text) => {
+                blank(text.trim().is_empty());
+                counts.special_in_text = self.tokenizer.special_in_text(text) as u64;
+                let encoded = self.tokenizer.encode_with_offsets(text, true, !self.parse_special)?;
+                let trained = vec![true; encoded.ids.len()];
+                Ok(self.close(of(encoded.ids, trained)))
+            }
+            Example::Instruction { instruction, input, output } => {
+                blank(output.trim().is_empty());
+                let input = input.as_deref();
+                counts.special_in_text = [instruction, input.unwrap_or_default(), output]
+                    .map(|text| self.tokenizer.special_in_text(text) as u64)
+                    .iter()
+                    .sum();
+                self.instruction(row, at, instruction, input, output)
+            }
+            Example::Chat { messages, tools } => {
+                blank(messages.iter().all(|m| m.content.trim().is_empty() && m.rest.is_empty()));
+                let spelled = messages.iter().map(|message| self.tokenizer.special_in_text(&message.content) as u64);
+                counts.special_in_text = spelled.sum();
+                if counts.empty > 0 {
+                    return Ok(TokenSequence::default());
+                }
+                self.conversation(row, at, messages, tools.as_ref())
+            }
+            Example::Classification { text, pair, label } => {
+                blank(text.trim().is_empty());
+                counts.special_in_text = self.tokenizer.special_in_text(text) as u64;
+                self.classification(row, at, (text, pair.as_deref()), label, counts)
+            }
+            Example::Tokens { ids, labels } => {
+                blank(ids.is_empty());
+                self.check_ids(at, ids, labels)?;
+                Ok(TokenSequence { ids: ids.clone(), labels: labels.clone(), row, ..TokenSequence::default() })
+            }
+        }
+    }
+
+    fn conversation(&self, row: u64, at: &Location, messages: &[crate::Message], tools: Option<&serde_json::Value>) -> Result<TokenSequence> {
+        let Some(chat) = &self.chat else {
+            return Err(Error::config("data.chat_template", "is needed for conversations"));
+        };
+        let marked = chat.conversation(messages, tools, self.train_on);
+        let (ids, trained) = marked.map_err(|error| at.error(error))?.encode(&self.tokenizer, false, false)?;
+        Ok(with_labels(row, ids, &trained))
+    }
+
+    fn instruction(&self, row: u64, at: &Location, instruction: &str, input: Option<&str>, output: &str) -> Result<TokenSequence> {
+        if self.chat.is_some() {
+            let asked = match input.filter(|input| !input.is_empty()) {
+                Some(input) => format!("{instruction}\n\n{input}"),
+                None => instruction.to_string(),
+            };
+            let messages = [crate::Message::new("user", &asked), crate::Message::new("assistant", output)];
+            return self.conversation(row, at, &messages, None);
+        }
+        let mut text = self.prompt(instruction, input);
+        let start = text.len();
+        if !text.ends_with(char::is_whitespace) && !output.starts_with(char::is_whitespace) && !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(output);
+        let spans = match self.train_on {
+            TrainOn::All => 0..text.len(),
+            TrainOn::Responses => start..text.len(),
+        };
+        let marked = Marked { trained: Vec::from_iter([spans]), text, guard: None };
+        let (ids, trained) = marked.encode(&self.tokenizer, true, !self.parse_special)?;
+        Ok(self.close(with_labels(row, ids, &trained)))
+    }
+
+    /// The text before an answer.
+    pub fn prompt(&self, instruction: &str, input: Option<&str>) -> String {
+        let template = match (self.prompt_template.as_str(), input) {
+            ("", None) => return instruction.to_string(),
+            ("", Some("")) => INSTRUCTION,
+            ("", Some(_)) => INSTRUCTION_WITH_INPUT,
+            (own, _) => own,
+        };
+        fill(template, instruction, input.unwrap_or_default())
+    }
+
+    fn classification(
+        &self,
+        row: u64,
+        at: &Location,
+        (text, pair): (&str, Option<&str>),
+        label: &Label,
+        counts: &mut Counts,
+    ) -> Result<TokenSequence> {
+        let literal = !self.parse_special;
+        let mut encoded = match pair {
+            Some(pair) => self.tokenizer.encode_pair(text, pair, literal)?,
+            None => self.tokenizer.encode_with_offsets(text, true, literal)?,
+        };
+        let class = class_of(&self.classes, label)
+            .ok_or_else(|| at.error(format!("class {} is not among {}", spell(label), self.classes.join(", "))))?;
+        if encoded.ids.len() > self.max_length && self.on_long == OnLong::Truncate {
+            encoded = shorten(&encoded, self.max_length);
+            counts.truncated = 1;
+        }
+        Ok(TokenSequence {
+            labels: vec![IGNORED; encoded.ids.len()],
+            ids: encoded.ids,
+            row,
+            class: Some(class),
+            type_ids: pair.map(|_| encoded.type_ids),
+        })
+    }
+
+    fn check_ids(&self, at: &Location, ids: &[u32], labels: &[i32]) -> Result<()> {
+        let size = self.tokenizer.vocabulary();
+        let labels = labels.iter().filter(|label| **label >= 0).map(|label| *label as u32);
+        match ids.iter().copied().chain(labels).find(|id| *id as usize >= size) {
+            Some(id) => Err(at.error(format!("token id {id} is outside the tokenizer's vocabulary of {size}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Appends the end-of-sequence token where asked and not there yet.
+    fn close(&self, mut sequence: TokenSequence) -> TokenSequence {
+        if let Some(eos) = self.eos.filter(|eos| sequence.ids.last() != Some(eos)) {
+            sequence.ids.push(eos);
+            sequence.labels.push(eos as i32);
+        } else if let (Some(eos), Some(last)) = (self.eos, sequence.labels.last_mut()) {
+            *last = eos as i32;
+        }
+        sequence
+    }
+
+    /// Applies `on_long`; `None` drops the example.
+    fn fit(&self, at: &Location, mut sequence: TokenSequence, counts: &mut Counts) -> Result<Option<TokenSequence>> {
+        let length = sequence.ids.len();
+        if length <= self.max_length || self.chunked {
+            return Ok(Some(sequence));
+        }
+        match self.on_long {
+            OnLong::Drop => Ok(None),
+            OnLong::Error => Err(at.error(format!(
+                "{length} tokens, data.max_length is {}; raise it, or set data.on_long to truncate or drop",
+                self.max_length
+            ))),
+            OnLong::Truncate => {
+                sequence.ids.truncate(self.max_length);
+                sequence.labels.truncate(self.max_length);
+                sequence.type_ids.iter_mut().for_each(|ids| ids.truncate(self.max_length));
+                counts.truncated = 1;
+                Ok(Some(sequence))
+            }
+        }
+    }
+}
+
+fn with_labels(row: u64, ids: Vec<u32>, trained: &[bool]) -> TokenSequence {
+    let label = |(id, trained): (&u32, &bool)| if *trained { *id as i32 } else { IGNORED };
+    let labels = ids.iter().zip(trained).map(label).collect();
+    TokenSequence { ids, labels, row, ..TokenSequence::default() }
+}
+
+/// Replaces `{instruction}` and `{input}` in one pass, so that neither text is searched itself.
+fn fill(template: &str, instruction: &str, input: &str) -> String {
+    let mut out = String::new();
+    let mut rest = template;
+    while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let known = [("{instruction}", instruction), ("{prompt}", instruction), ("{input}", input)];
+        match known.iter().find(|(name, _)| rest.starts_with(name)) {
+            Some((name, value)) => {
+                out.push_str(value);
+                rest = &rest[name.len()..];
+            }
+            None => {
+                out.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out + rest
+}
+
+/// Cuts words from the end of the longer text, keeping the tokens that the template added.
+fn shorten(encoded: &Encoded, limit: usize) -> Encoded {
+    let is_word = |at: usize| encoded.offsets[at].0 < encoded.offsets[at].1;
+    let mut words = [0usize; 2];
+    let words_of = |type_id: u32| usize::from(type_id > 0);
+    for at in (0..encoded.ids.len()).filter(|at| is_word(*at)) {
+        words[words_of(encoded.type_ids[at])] += 1;
+    }
+    for _ in limit..encoded.ids.len() {
+        let longer = usize::from(words[1] > words[0]);
+        words[longer] = words[longer].saturating_sub(1);
+    }
+    let mut out = Encoded::default();
+    let mut taken = [0usize; 2];
+    for at in 0..encoded.ids.len() {
+        let text = words_of(encoded.type_ids[at]);
+        taken[text] += usize::from(is_word(at));
+        if !is_word(at) || taken[text] <= words[text] {
+            out.ids.push(encoded.ids[at]);
+            out.offsets.push(encoded.offsets[at]);
+            out.type_ids.push(encoded.type_ids[at]);
+        }
+    }
+    out
+}
+
+/// Number of a class: by name, or by number where names are numbers or the number is in range.
+pub(crate) fn class_of(classes: &[String], label: &Label) -> Option<u32> {
+    let name = spell(label);
+    let named = classes.iter().position(|class| *class == name);
+    let numbered = match label {
+        Label::Number(number) => usize::try_from(*number).ok().filter(|number| *number < classes.len()),
+        Label::Name(_) => None,
+    };
+    named.or(numbered).and_then(|at| u32::try_from(at).ok())
+}
+
+pub(crate) fn spell(label: &Label) -> String {
+    match label {
+        Label::Number(number) => number.to_string(),
+        Label::Name(name) => name.clone(),
+    }
+}
