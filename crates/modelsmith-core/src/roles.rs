@@ -70,6 +70,18 @@ pub trait Adapter: Hooks + Parameters {
     /// An adapter that cannot be expressed as a change of weights.
     fn merged(&self, host: &dyn Host, name: &str) -> Result<Option<Flat>>;
 
+    /// The host weight `name`, of a host that this adapter was folded into, with it taken out
+    /// again; `None` where it changes nothing.
+    ///
+    /// # Errors
+    /// An adapter whose merging cannot be undone from the merged weights alone.
+    fn unmerged(&self, _host: &dyn Host, _name: &str) -> Result<Option<Flat>> {
+        Err(Error::Usage(
+            "this adapter cannot be taken out of merged weights; load the base model instead"
+                .into(),
+        ))
+    }
+
     /// Sites it is attached to.
     fn sites(&self) -> Vec<&Site>;
 
@@ -128,4 +140,41 @@ pub trait Adapter: Hooks + Parameters {
     fn end_of_epoch(&mut self, _progress: Progress) -> Result<()> {
         Ok(())
     }
+}
+
+/// An optimizer's options.
+pub trait Optimize: Send + Sync {
+    /// A fresh optimizer.
+    ///
+    /// # Errors
+    /// Options out of range.
+    fn optimizer(&self) -> Result<Box<dyn Optimizer>>;
+
+    /// The options as written, for records.
+    fn options(&self) -> Value;
+}
+
+/// An optimizer with its state, which is keyed by parameter name and so survives in files.
+pub trait Optimizer: Send {
+    /// The new value of a parameter under its gradient, at this learning rate and weight decay.
+    ///
+    /// # Errors
+    /// Whatever the method cannot go on with.
+    fn update(
+        &mut self,
+        name: &str,
+        value: &Flat,
+        gradient: &Flat,
+        learning_rate: f64,
+        weight_decay: f64,
+    ) -> Result<Flat>;
+
+    /// All state as named tensors.
+    fn state(&self) -> BTreeMap<String, Flat>;
+
+    /// Puts back what [`Optimizer::state`] gave.
+    ///
+    /// # Errors
+    /// Tensors that are not this optimizer's.
+    fn restore(&mut self, state: BTreeMap<String, Flat>) -> Result<()>;
 }

@@ -47,7 +47,10 @@ impl Batch {
     pub fn collate(sequences: &[Packed], pad: u32, multiple: usize, side: Side) -> Self {
         let longest = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
         let width = longest.next_multiple_of(multiple.max(1));
-        let mut batch = Self { shape: [sequences.len(), width], ..Self::default() };
+        let mut batch = Self {
+            shape: [sequences.len(), width],
+            ..Self::default()
+        };
         let any = |has: fn(&Packed) -> bool| sequences.iter().any(has);
         batch.segments = any(|s| s.segments.is_some()).then(Vec::new);
         batch.type_ids = any(|s| s.type_ids.is_some()).then(Vec::new);
@@ -59,7 +62,10 @@ impl Batch {
             place.put(&mut batch.attention_mask, &vec![1; length], 0);
             place.put(&mut batch.positions, &sequence.positions, 0);
             place.put(&mut batch.labels, &sequence.labels, IGNORED);
-            let optional = [(&mut batch.segments, &sequence.segments, 1), (&mut batch.type_ids, &sequence.type_ids, 0)];
+            let optional = [
+                (&mut batch.segments, &sequence.segments, 1),
+                (&mut batch.type_ids, &sequence.type_ids, 0),
+            ];
             for (all, own, default) in optional {
                 if let Some(all) = all {
                     place.put(all, own.as_ref().unwrap_or(&vec![default; length]), 0);
@@ -89,12 +95,19 @@ impl Batch {
     pub fn trained_tokens(&self) -> usize {
         let width = self.shape[1].max(1);
         let counts = |(at, label): (usize, &i32)| at % width != 0 && *label != IGNORED;
-        self.labels.iter().enumerate().filter(|entry| counts(*entry)).count()
+        self.labels
+            .iter()
+            .enumerate()
+            .filter(|entry| counts(*entry))
+            .count()
     }
 
     /// Number of tokens without padding.
     pub fn tokens(&self) -> usize {
-        self.attention_mask.iter().filter(|mask| **mask != 0).count()
+        self.attention_mask
+            .iter()
+            .filter(|mask| **mask != 0)
+            .count()
     }
 }
 

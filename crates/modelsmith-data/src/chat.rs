@@ -10,6 +10,7 @@
 //! ```
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use minijinja::Environment;
 use minijinja::value::Serde;
@@ -49,14 +50,18 @@ pub struct Message {
 impl Message {
     /// A turn without further fields.
     pub fn new(role: &str, content: &str) -> Self {
-        Self { role: role.into(), content: content.into(), rest: Map::new() }
+        Self {
+            role: role.into(),
+            content: content.into(),
+            rest: Map::new(),
+        }
     }
 }
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     bos: String,
     eos: String,
     special: Vec<String>,
@@ -71,14 +76,23 @@ impl ChatTemplate {
     pub fn new(name: &str, tokenizer: &Tokenizer, date: &str) -> Result<Self> {
         let source = find_source(name, tokenizer)?;
         let has_generation = tag(&source, "generation").is_some();
-        let source = if has_generation { mark_generation(&source) } else { source };
-        let environment = template_env::environment(&source, parse_date(date)?)
-            .map_err(|error| Error::config(KEY, format!("is no template that can be read: {}", explain(&error))))?;
+        let source = if has_generation {
+            mark_generation(&source)
+        } else {
+            source
+        };
+        let environment =
+            template_env::environment(&source, parse_date(date)?).map_err(|error| {
+                Error::config(
+                    KEY,
+                    format!("is no template that can be read: {}", explain(&error)),
+                )
+            })?;
         let special = tokenizer.special();
         let spell = |id: Option<u32>| id.and_then(|id| tokenizer.token(id)).unwrap_or_default();
         let tokens = tokenizer.special_tokens().iter();
         Ok(Self {
-            environment,
+            environment: Arc::new(environment),
             bos: spell(special.bos),
             eos: spell(special.eos),
             special: tokens.map(|token| token.content.clone()).collect(),
@@ -94,7 +108,11 @@ impl ChatTemplate {
         let (messages, tools, guard) = self.guard(messages, tools);
         let text = self.render(&messages, tools.as_ref(), true)?;
         let (text, _) = take_marks(&text);
-        Ok(Marked { text, trained: Vec::new(), guard })
+        Ok(Marked {
+            text,
+            trained: Vec::new(),
+            guard,
+        })
     }
 
     /// The whole conversation, with what counts in the loss marked.
@@ -102,23 +120,40 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Config`] when the template fails, runs too long, or renders earlier turns
     /// differently once the conversation goes on, so that answers cannot be told apart.
-    pub fn conversation(&self, messages: &[Message], tools: Option<&Value>, train_on: TrainOn) -> Result<Marked> {
+    pub fn conversation(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        train_on: TrainOn,
+    ) -> Result<Marked> {
         let holds_mark = |message: &Message| message.content.contains([OPEN, CLOSE]);
         if self.has_generation && messages.iter().any(holds_mark) {
-            return Err(Error::config(KEY, "a message holds U+F8F0 or U+F8F1, which mark generation blocks here; remove it"));
+            return Err(Error::config(
+                KEY,
+                "a message holds U+F8F0 or U+F8F1, which mark generation blocks here; remove it",
+            ));
         }
         let (messages, tools, guard) = self.guard(messages, tools);
         let text = self.render(&messages, tools.as_ref(), false)?;
         let (text, blocks) = take_marks(&text);
         let trained = match (train_on, self.has_generation) {
-            (TrainOn::All, _) => Vec::from_iter([0..text.len()]),
+            (TrainOn::All, _) => std::iter::once(0..text.len()).collect(),
             (TrainOn::Responses, true) => blocks,
             (TrainOn::Responses, false) => self.answers(&messages, tools.as_ref(), &text)?,
         };
-        Ok(Marked { text, trained, guard })
+        Ok(Marked {
+            text,
+            trained,
+            guard,
+        })
     }
 
-    fn answers(&self, messages: &[Message], tools: Option<&Value>, text: &str) -> Result<Vec<Range<usize>>> {
+    fn answers(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>> {
         let mut spans = Vec::new();
         for (index, message) in messages.iter().enumerate() {
             if message.role != "assistant" {
@@ -137,11 +172,19 @@ impl ChatTemplate {
     /// White space behind the token that ends a turn is the template's, not the model's.
     fn answer_length(&self, answer: &str) -> usize {
         let trimmed = answer.trim_end();
-        let closed = self.special.iter().any(|token| trimmed.ends_with(token.as_str()));
+        let closed = self
+            .special
+            .iter()
+            .any(|token| trimmed.ends_with(token.as_str()));
         if closed { trimmed.len() } else { answer.len() }
     }
 
-    fn render(&self, messages: &[Message], tools: Option<&Value>, add_generation_prompt: bool) -> Result<String> {
+    fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let context = minijinja::context! {
             messages => minijinja::Value::from(Serde(messages)),
             tools => minijinja::Value::from(Serde(tools)),
@@ -149,17 +192,32 @@ impl ChatTemplate {
             bos_token => self.bos.as_str(),
             eos_token => self.eos.as_str(),
         };
-        let template = self.environment.get_template(template_env::NAME);
-        let rendered = template.and_then(|template| template.render(context));
+        let bytes = messages
+            .iter()
+            .map(|message| message.content.len() + 64)
+            .sum();
+        let rendered = template_env::render(&self.environment, context, bytes);
         rendered.map_err(|error| Error::config(KEY, explain(&error)))
     }
 
     /// Splits special tokens spelled in the messages by a character that occurs nowhere in them.
-    fn guard(&self, messages: &[Message], tools: Option<&Value>) -> (Vec<Message>, Option<Value>, Option<char>) {
+    fn guard(
+        &self,
+        messages: &[Message],
+        tools: Option<&Value>,
+    ) -> (Vec<Message>, Option<Value>, Option<char>) {
         let mut messages = messages.to_vec();
         let mut tools = tools.cloned();
-        let all = format!("{}{}", serde_json::json!(messages), serde_json::json!(tools));
-        let spelled = |text: &str| self.special.iter().any(|token| text.contains(token.as_str()));
+        let all = format!(
+            "{}{}",
+            serde_json::json!(messages),
+            serde_json::json!(tools)
+        );
+        let spelled = |text: &str| {
+            self.special
+                .iter()
+                .any(|token| text.contains(token.as_str()))
+        };
         // JSON escapes are undone by looking at the values themselves below.
         if !spelled(&all) && !all.contains('\\') {
             return (messages, tools, None);
@@ -180,9 +238,14 @@ impl ChatTemplate {
         };
         for message in &mut messages {
             protect(&mut message.content);
-            message.rest.values_mut().for_each(|value| each_text(value, &mut protect));
+            message
+                .rest
+                .values_mut()
+                .for_each(|value| each_text(value, &mut protect));
         }
-        tools.iter_mut().for_each(|value| each_text(value, &mut protect));
+        tools
+            .iter_mut()
+            .for_each(|value| each_text(value, &mut protect));
         (messages, tools, found.then_some(guard))
     }
 }
@@ -207,18 +270,28 @@ fn find_source(name: &str, tokenizer: &Tokenizer) -> Result<String> {
         None if name == "model" => None,
         Some(("model", variant)) => Some(variant),
         _ => {
-            let problem = format!("is {name:?}; expected model, model:NAME, chatml, or the text of a Jinja template");
+            let problem = format!(
+                "is {name:?}; expected model, model:NAME, chatml, or the text of a Jinja template"
+            );
             return Err(Error::config(KEY, problem));
         }
     };
-    tokenizer.chat_template(variant).map(String::from).ok_or_else(|| {
-        let names: Vec<&str> = tokenizer.chat_template_names().collect();
-        let found = match names.as_slice() {
-            [] => "the model has no chat template".to_string(),
-            names => format!("the model's chat templates are {}", names.join(", ")),
-        };
-        Error::config(KEY, format!("is {name:?}, but {found}; set chat_template = \"chatml\" to use a plain one"))
-    })
+    tokenizer
+        .chat_template(variant)
+        .map(String::from)
+        .ok_or_else(|| {
+            let names: Vec<&str> = tokenizer.chat_template_names().collect();
+            let found = match names.as_slice() {
+                [] => "the model has no chat template".to_string(),
+                names => format!("the model's chat templates are {}", names.join(", ")),
+            };
+            Error::config(
+                KEY,
+                format!(
+                    "is {name:?}, but {found}; set chat_template = \"chatml\" to use a plain one"
+                ),
+            )
+        })
 }
 
 /// Where the tag `{% word %}` stands.
@@ -243,7 +316,10 @@ fn mark_generation(source: &str) -> String {
             let old = &source[span.clone()];
             let left = if old.starts_with("{%-") { "-" } else { "" };
             let right = if old.ends_with("-%}") { "-" } else { "" };
-            source.replace_range(span, &format!("{{%{left} if true %}}{mark}{{% endif {right}%}}"));
+            source.replace_range(
+                span,
+                &format!("{{%{left} if true %}}{mark}{{% endif {right}%}}"),
+            );
         }
     }
     source
@@ -277,10 +353,20 @@ fn not_a_prefix(index: usize) -> Error {
 }
 
 fn explain(error: &minijinja::Error) -> String {
-    let place = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
+    let place = error
+        .line()
+        .map(|line| format!(" (line {line} of the template)"))
+        .unwrap_or_default();
     match error.kind() {
-        minijinja::ErrorKind::OutOfFuel => format!("runs too long and was stopped{place}; it loops without end"),
-        _ => format!("{}{place}", error.detail().map_or_else(|| error.to_string(), String::from)),
+        minijinja::ErrorKind::OutOfFuel => {
+            format!("runs too long and was stopped{place}; it loops without end")
+        }
+        _ => format!(
+            "{}{place}",
+            error
+                .detail()
+                .map_or_else(|| error.to_string(), String::from)
+        ),
     }
 }
 
@@ -288,9 +374,18 @@ fn explain(error: &minijinja::Error) -> String {
 pub(crate) fn parse_date(text: &str) -> Result<Date> {
     let parts: Vec<Option<i64>> = text.split('-').map(|part| part.parse().ok()).collect();
     match parts.as_slice() {
-        [Some(year @ 1..=9999), Some(month @ 1..=12), Some(day @ 1..=31)] => {
-            Ok(Date { year: *year, month: *month as usize, day: *day })
-        }
-        _ => Err(Error::config("data.date", format!("is {text:?}; expected a day as 2024-07-26"))),
+        [
+            Some(year @ 1..=9999),
+            Some(month @ 1..=12),
+            Some(day @ 1..=31),
+        ] => Ok(Date {
+            year: *year,
+            month: *month as usize,
+            day: *day,
+        }),
+        _ => Err(Error::config(
+            "data.date",
+            format!("is {text:?}; expected a day as 2024-07-26"),
+        )),
     }
 }

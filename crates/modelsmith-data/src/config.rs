@@ -191,7 +191,8 @@ impl DataConfig {
     /// # Errors
     /// [`Error::Config`] names the key, the value and the range.
     pub fn check(&self) -> Result<()> {
-        let refuse = |key: &str, problem: String| Err(Error::config(format!("data.{key}"), problem));
+        let refuse =
+            |key: &str, problem: String| Err(Error::config(format!("data.{key}"), problem));
         if self.path.as_os_str().is_empty() {
             return refuse("path", "is empty; name a file or a folder".into());
         }
@@ -203,17 +204,26 @@ impl DataConfig {
         }
         if !(0.0..1.0).contains(&self.held_out) {
             let found = self.held_out;
-            return refuse("held_out", format!("is {found}; must be at least 0 and below 1"));
+            return refuse(
+                "held_out",
+                format!("is {found}; must be at least 0 and below 1"),
+            );
         }
         if self.held_out > 0.0 && self.held_out_path.is_some() {
-            return refuse("held_out", "excludes data.held_out_path; set one of the two".into());
+            return refuse(
+                "held_out",
+                "excludes data.held_out_path; set one of the two".into(),
+            );
         }
         if !(0.0..=1.0).contains(&self.min_trained_share) {
             let found = self.min_trained_share;
             return refuse("min_trained_share", format!("is {found}; must be 0 to 1"));
         }
         if self.group_by_length && self.packing != Packing::None {
-            return refuse("group_by_length", "has no effect with packing; set packing = \"none\"".into());
+            return refuse(
+                "group_by_length",
+                "has no effect with packing; set packing = \"none\"".into(),
+            );
         }
         crate::chat::parse_date(&self.date).map(|_| ())
     }

@@ -61,7 +61,9 @@ impl Dataset {
             let problem = "needs two rows at least, the data has one; set it to 0, or cut the file into more documents";
             return Err(Error::config("data.held_out", problem));
         }
-        let loader = |rows: &Arc<TokenRows>, members, shuffle| Loader::new(Arc::clone(rows), members, config, seed, shuffle);
+        let loader = |rows: &Arc<TokenRows>, members, shuffle| {
+            Loader::new(Arc::clone(rows), members, config, seed, shuffle)
+        };
         let mut dataset = Self {
             train: loader(&rows, train, config.shuffle),
             held_out: (!held.is_empty()).then(|| loader(&rows, held, false)),
@@ -87,7 +89,12 @@ impl Dataset {
 
     /// Both sides must give a batch; a split may leave one with rows that are left out.
     fn check_sides(&self) -> Result<()> {
-        let none = |side: &str| Error::config("data.held_out", format!("leaves no usable row for {side}; change the share or the seed"));
+        let none = |side: &str| {
+            Error::config(
+                "data.held_out",
+                format!("leaves no usable row for {side}; change the share or the seed"),
+            )
+        };
         if self.train.first()?.is_none() {
             return Err(none("training"));
         }
@@ -102,11 +109,18 @@ fn open_rows(path: &Path, config: &DataConfig) -> Result<(Source, Form)> {
     let mut options = ReadOptions::from(config);
     if config.format == Format::Labelled {
         options.document = Document::Line;
-        options.kind = if options.kind == Kind::Auto { Kind::Text } else { options.kind };
+        options.kind = if options.kind == Kind::Auto {
+            Kind::Text
+        } else {
+            options.kind
+        };
     }
     let source = Source::open(path, &options)?;
     if source.is_empty() {
-        return Err(Error::file(path, "holds no rows; a run needs at least one example"));
+        return Err(Error::file(
+            path,
+            "holds no rows; a run needs at least one example",
+        ));
     }
     let (at, first) = source.row(0)?;
     let form = Form::new(config, &at, &first)?;
@@ -116,12 +130,21 @@ fn open_rows(path: &Path, config: &DataConfig) -> Result<(Source, Form)> {
 fn check_packing(config: &DataConfig, form: &Form) -> Result<()> {
     let classes = matches!(form.format(), Format::Classification | Format::Labelled);
     if classes && config.packing != Packing::None {
-        return Err(Error::config("data.packing", "cannot be used with classes, which belong to whole sequences; set it to none"));
+        return Err(Error::config(
+            "data.packing",
+            "cannot be used with classes, which belong to whole sequences; set it to none",
+        ));
     }
     Ok(())
 }
 
-fn tokenised(config: &DataConfig, source: Source, form: Form, tokenizer: &Tokenizer, classes: &[String]) -> Result<(TokenRows, Counts)> {
+fn tokenised(
+    config: &DataConfig,
+    source: Source,
+    form: Form,
+    tokenizer: &Tokenizer,
+    classes: &[String],
+) -> Result<(TokenRows, Counts)> {
     let tokeniser = Tokeniser::new(config, form.format(), tokenizer, classes.to_vec())?;
     let stream = config.stream.unwrap_or(source.bytes() > HELD_BYTES);
     let mut rows = TokenRows::new(source, form, tokeniser);
@@ -156,7 +179,10 @@ fn check_counts(config: &DataConfig, path: &Path, counts: &Counts) -> Result<()>
             format!(
                 "only {} of {} tokens ({:.2} %) count in the loss; answers may have been cut off by max_length or not \
                  recognised; set data.min_trained_share = {:.4} to train all the same",
-                counts.trained_tokens, counts.all_tokens, share * 100.0, share
+                counts.trained_tokens,
+                counts.all_tokens,
+                share * 100.0,
+                share
             ),
         ));
     }
@@ -186,7 +212,9 @@ fn classes(config: &DataConfig, source: &Source, form: &Form) -> Result<Vec<Stri
     });
     let numbers: Option<Vec<i64>> = highest.collect();
     match numbers.as_deref() {
-        Some([low, .., high]) if *low >= 0 && *high < 1000 => Ok((0..=*high).map(|n| n.to_string()).collect()),
+        Some([low, .., high]) if *low >= 0 && *high < 1000 => {
+            Ok((0..=*high).map(|n| n.to_string()).collect())
+        }
         _ => Ok(found.iter().map(spell).collect()),
     }
 }

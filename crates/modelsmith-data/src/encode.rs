@@ -26,17 +26,30 @@ impl Marked {
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode(&self, tokenizer: &Tokenizer, add_special: bool, literal: bool) -> Result<(Vec<u32>, Vec<bool>)> {
+    pub fn encode(
+        &self,
+        tokenizer: &Tokenizer,
+        add_special: bool,
+        literal: bool,
+    ) -> Result<(Vec<u32>, Vec<bool>)> {
         let encoded = match self.guard {
             Some(guard) => encode_guarded(tokenizer, &self.text, guard)?,
             None => tokenizer.encode_with_offsets(&self.text, add_special, literal)?,
         };
-        let trained = encoded.offsets.iter().map(|span| self.is_trained(*span)).collect();
+        let trained = encoded
+            .offsets
+            .iter()
+            .map(|span| self.is_trained(*span))
+            .collect();
         Ok((encoded.ids, trained))
     }
 
     fn is_trained(&self, (start, end): (usize, usize)) -> bool {
-        start < end && self.trained.iter().any(|span| span.start < end && start < span.end)
+        start < end
+            && self
+                .trained
+                .iter()
+                .any(|span| span.start < end && start < span.end)
     }
 }
 
@@ -49,7 +62,14 @@ fn encode_guarded(tokenizer: &Tokenizer, text: &str, guard: char) -> Result<Enco
         let found = next_special(tokenizer, text, start);
         let end = found.as_ref().map_or(text.len(), |(at, _)| *at);
         let strip_end = found.as_ref().is_some_and(|(_, token)| token.strip_left);
-        plain(tokenizer, text, start..end, (strip_start, strip_end), guard, &mut all)?;
+        plain(
+            tokenizer,
+            text,
+            start..end,
+            (strip_start, strip_end),
+            guard,
+            &mut all,
+        )?;
         let Some((at, token)) = found else {
             return Ok(all);
         };
@@ -102,7 +122,12 @@ fn plain(
     }
     let encoded = tokenizer.encode_with_offsets(&clean, false, true)?;
     let place = |at: usize| origin.get(at).copied().unwrap_or(offset + piece.len());
-    all.offsets.extend(encoded.offsets.iter().map(|(start, end)| (place(*start), place(*end))));
+    all.offsets.extend(
+        encoded
+            .offsets
+            .iter()
+            .map(|(start, end)| (place(*start), place(*end))),
+    );
     all.ids.extend(encoded.ids);
     all.type_ids.extend(encoded.type_ids);
     Ok(())

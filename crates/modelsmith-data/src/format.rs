@@ -67,8 +67,21 @@ pub struct Form {
 }
 
 const COLUMNS: [&str; 15] = [
-    "text", "text_b", "label", "instruction", "input", "output", "prompt", "completion", "messages",
-    "conversations", "tools", "system", "input_ids", "attention_mask", "labels",
+    "text",
+    "text_b",
+    "label",
+    "instruction",
+    "input",
+    "output",
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "tools",
+    "system",
+    "input_ids",
+    "attention_mask",
+    "labels",
 ];
 
 impl Form {
@@ -78,13 +91,25 @@ impl Form {
     /// [`Error::Config`] for an unknown or doubly named column, [`Error::File`] when no form
     /// fits the row.
     pub fn new(config: &DataConfig, at: &Location, first: &Row) -> Result<Self> {
-        if let Some(unknown) = config.columns.keys().find(|name| !COLUMNS.contains(&name.as_str())) {
+        if let Some(unknown) = config
+            .columns
+            .keys()
+            .find(|name| !COLUMNS.contains(&name.as_str()))
+        {
             let problem = modelsmith_core::error::suggest(unknown, COLUMNS);
-            return Err(Error::config(format!("data.columns.{unknown}"), format!("is no column a form reads; {problem}")));
+            return Err(Error::config(
+                format!("data.columns.{unknown}"),
+                format!("is no column a form reads; {problem}"),
+            ));
         }
-        let mut form = Self { format: config.format, columns: config.columns.clone() };
+        let mut form = Self {
+            format: config.format,
+            columns: config.columns.clone(),
+        };
         if form.format == Format::Auto {
-            form.format = form.detect(first).ok_or_else(|| form.unrecognised(at, first))?;
+            form.format = form
+                .detect(first)
+                .ok_or_else(|| form.unrecognised(at, first))?;
         }
         Ok(form)
     }
@@ -112,7 +137,10 @@ impl Form {
             (has("text") && has("label"), Format::Classification),
             (has("text"), Format::Text),
         ];
-        forms.iter().find(|(fits, _)| *fits).map(|(_, format)| *format)
+        forms
+            .iter()
+            .find(|(fits, _)| *fits)
+            .map(|(_, format)| *format)
     }
 
     fn unrecognised(&self, at: &Location, row: &Row) -> Error {
@@ -129,7 +157,11 @@ impl Form {
     /// # Errors
     /// [`Error::File`] with the line, the column and what was found there.
     pub fn example(&self, at: &Location, row: &Row) -> Result<Example> {
-        let read = Reader { form: self, at, row };
+        let read = Reader {
+            form: self,
+            at,
+            row,
+        };
         match self.format {
             Format::Auto | Format::Text => Ok(Example::Text(read.text("text")?)),
             Format::Instruction => read.instruction(),
@@ -142,7 +174,10 @@ impl Form {
 }
 
 fn names(row: &Row) -> String {
-    row.keys().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")
+    row.keys()
+        .map(|name| format!("{name:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Reads the columns of one row.
@@ -155,7 +190,10 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn wrong(&self, column: &str, value: &Value, expected: &str) -> Error {
         let name = self.form.name(column);
-        self.at.error(format!("column {name:?} holds {}; expected {expected}", short(&value.to_string())))
+        self.at.error(format!(
+            "column {name:?} holds {}; expected {expected}",
+            short(&value.to_string())
+        ))
     }
 
     fn value(&self, column: &str) -> Result<&Value> {
@@ -163,24 +201,39 @@ impl Reader<'_> {
             let name = self.form.name(column);
             let has = self.row.contains_key(name);
             let what = if has { "is null" } else { "is missing" };
-            self.at.error(format!("column {name:?} {what}; the row has {}", names(self.row)))
+            self.at.error(format!(
+                "column {name:?} {what}; the row has {}",
+                names(self.row)
+            ))
         })
     }
 
     fn text(&self, column: &str) -> Result<String> {
         let value = self.value(column)?;
-        value.as_str().map(String::from).ok_or_else(|| self.wrong(column, value, "a text"))
+        value
+            .as_str()
+            .map(String::from)
+            .ok_or_else(|| self.wrong(column, value, "a text"))
     }
 
     fn text_or_none(&self, column: &str) -> Result<Option<String>> {
-        self.form.get(self.row, column).map(|_| self.text(column)).transpose()
+        self.form
+            .get(self.row, column)
+            .map(|_| self.text(column))
+            .transpose()
     }
 
     fn instruction(&self) -> Result<Example> {
         let row = self.row;
-        if row.contains_key(self.form.name("prompt")) || !row.contains_key(self.form.name("instruction")) {
+        if row.contains_key(self.form.name("prompt"))
+            || !row.contains_key(self.form.name("instruction"))
+        {
             let instruction = self.text("prompt")?;
-            return Ok(Example::Instruction { instruction, input: None, output: self.text("completion")? });
+            return Ok(Example::Instruction {
+                instruction,
+                input: None,
+                output: self.text("completion")?,
+            });
         }
         Ok(Example::Instruction {
             instruction: self.text("instruction")?,
@@ -193,23 +246,36 @@ impl Reader<'_> {
         let own = self.row.contains_key(self.form.name("messages"));
         let column = if own { "messages" } else { "conversations" };
         let value = self.value(column)?;
-        let list = value.as_array().ok_or_else(|| self.wrong(column, value, "a list of messages"))?;
+        let list = value
+            .as_array()
+            .ok_or_else(|| self.wrong(column, value, "a list of messages"))?;
         let mut messages = Vec::new();
-        if let Some(system) = self.text_or_none("system")?.filter(|system| !system.is_empty()) {
+        if let Some(system) = self
+            .text_or_none("system")?
+            .filter(|system| !system.is_empty())
+        {
             messages.push(Message::new("system", &system));
         }
         for item in list {
             messages.push(self.message(column, item)?);
         }
-        Ok(Example::Chat { messages, tools: self.form.get(self.row, "tools").cloned() })
+        Ok(Example::Chat {
+            messages,
+            tools: self.form.get(self.row, "tools").cloned(),
+        })
     }
 
     fn message(&self, column: &str, item: &Value) -> Result<Message> {
         let expected = "{\"role\": text, \"content\": text} or {\"from\": text, \"value\": text}";
         let wrong = || self.wrong(column, item, expected);
         let mut fields = item.as_object().ok_or_else(wrong)?.clone();
-        let role = fields.shift_remove("role").or_else(|| fields.shift_remove("from")).ok_or_else(wrong)?;
-        let content = fields.shift_remove("content").or_else(|| fields.shift_remove("value"));
+        let role = fields
+            .shift_remove("role")
+            .or_else(|| fields.shift_remove("from"))
+            .ok_or_else(wrong)?;
+        let content = fields
+            .shift_remove("content")
+            .or_else(|| fields.shift_remove("value"));
         let role = match role.as_str().ok_or_else(wrong)? {
             "human" => "user",
             "gpt" | "bot" | "model" | "chatgpt" => "assistant",
@@ -217,12 +283,17 @@ impl Reader<'_> {
         };
         let content = match content {
             Some(Value::String(text)) => text,
-            Some(Value::Array(parts)) => joined(&parts).ok_or_else(|| self.wrong(column, item, "content of text parts only"))?,
+            Some(Value::Array(parts)) => joined(&parts)
+                .ok_or_else(|| self.wrong(column, item, "content of text parts only"))?,
             // A call of a tool has no words beside it.
             None | Some(Value::Null) if fields.contains_key("tool_calls") => String::new(),
             _ => return Err(wrong()),
         };
-        Ok(Message { role: role.into(), content, rest: fields })
+        Ok(Message {
+            role: role.into(),
+            content,
+            rest: fields,
+        })
     }
 
     fn classification(&self) -> Result<Example> {
@@ -230,7 +301,8 @@ impl Reader<'_> {
         Ok(Example::Classification {
             text: self.text("text")?,
             pair: self.text_or_none("text_b")?,
-            label: label(value).ok_or_else(|| self.wrong("label", value, "a class: a text or a whole number"))?,
+            label: label(value)
+                .ok_or_else(|| self.wrong("label", value, "a class: a text or a whole number"))?,
         })
     }
 
@@ -242,7 +314,10 @@ impl Reader<'_> {
                 pair: None,
                 label: parse_label(class),
             }),
-            None => Err(self.at.error(format!("{:?} has no text behind its label; expected: LABEL TEXT", short(&line)))),
+            None => Err(self.at.error(format!(
+                "{:?} has no text behind its label; expected: LABEL TEXT",
+                short(&line)
+            ))),
         }
     }
 
@@ -259,22 +334,33 @@ impl Reader<'_> {
         if labels.len() != ids.len() || mask.len() != ids.len() {
             return Err(self.at.error(format!(
                 "input_ids has {} entries, labels {}, attention_mask {}; they must be equal",
-                ids.len(), labels.len(), mask.len()
+                ids.len(),
+                labels.len(),
+                mask.len()
             )));
         }
         if let Some(wrong) = labels.iter().find(|label| **label < 0 && **label != -100) {
-            return Err(self.at.error(format!("labels holds {wrong}; expected token ids and -100")));
+            return Err(self
+                .at
+                .error(format!("labels holds {wrong}; expected token ids and -100")));
         }
         let mut kept = mask.iter().map(|mask| *mask != 0);
         labels.retain(|_| kept.next().unwrap_or(false));
-        let ids = ids.into_iter().zip(mask).filter(|(_, mask)| *mask != 0).map(|(id, _)| id).collect();
+        let ids = ids
+            .into_iter()
+            .zip(mask)
+            .filter(|(_, mask)| *mask != 0)
+            .map(|(id, _)| id)
+            .collect();
         Ok(Example::Tokens { ids, labels })
     }
 
     fn integers<T: TryFrom<i64>>(&self, column: &str, expected: &str) -> Result<Vec<T>> {
         let value = self.value(column)?;
         let list = value.as_array().and_then(|list| {
-            list.iter().map(|item| T::try_from(item.as_i64()?).ok()).collect::<Option<Vec<T>>>()
+            list.iter()
+                .map(|item| T::try_from(item.as_i64()?).ok())
+                .collect::<Option<Vec<T>>>()
         });
         list.ok_or_else(|| self.wrong(column, value, expected))
     }
@@ -282,7 +368,10 @@ impl Reader<'_> {
 
 /// The text of `[{"type": "text", "text": ...}, ...]`; `None` when a part is no text.
 fn joined(parts: &[Value]) -> Option<String> {
-    parts.iter().map(|part| part.as_str().or_else(|| part.get("text")?.as_str())).collect()
+    parts
+        .iter()
+        .map(|part| part.as_str().or_else(|| part.get("text")?.as_str()))
+        .collect()
 }
 
 fn label(value: &Value) -> Option<Label> {
@@ -292,7 +381,12 @@ fn label(value: &Value) -> Option<Label> {
         // Tables write whole numbers as 1.0 when a column once held a gap.
         Value::Number(number) => number
             .as_i64()
-            .or_else(|| number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 1e9).map(|n| n as i64))
+            .or_else(|| {
+                number
+                    .as_f64()
+                    .filter(|n| n.fract() == 0.0 && n.abs() < 1e9)
+                    .map(|n| n as i64)
+            })
             .map(Label::Number),
         _ => None,
     }
@@ -300,5 +394,7 @@ fn label(value: &Value) -> Option<Label> {
 
 /// Text files write numbers as text.
 fn parse_label(name: &str) -> Label {
-    name.trim().parse().map_or_else(|_| Label::Name(name.trim().into()), Label::Number)
+    name.trim()
+        .parse()
+        .map_or_else(|_| Label::Name(name.trim().into()), Label::Number)
 }

@@ -61,7 +61,13 @@ struct Settings {
 }
 
 impl Loader {
-    pub(crate) fn new(rows: Arc<TokenRows>, members: Vec<u64>, config: &DataConfig, seed: u64, shuffle: bool) -> Self {
+    pub(crate) fn new(
+        rows: Arc<TokenRows>,
+        members: Vec<u64>,
+        config: &DataConfig,
+        seed: u64,
+        shuffle: bool,
+    ) -> Self {
         let special = rows.tokeniser.tokenizer().special();
         let settings = Settings {
             seed,
@@ -93,7 +99,11 @@ impl Loader {
     pub fn position(&self) -> Position {
         match self.ready.front() {
             Some((position, _)) => *position,
-            None => Position { epoch: self.epoch, window: self.next_window as u64, sequence: 0 },
+            None => Position {
+                epoch: self.epoch,
+                window: self.next_window as u64,
+                sequence: 0,
+            },
         }
     }
 
@@ -105,7 +115,9 @@ impl Loader {
         self.start_epoch(position.epoch);
         let outside = || {
             let rows = self.members.len();
-            Error::Failed(format!("cannot resume at {position:?}: the data has {rows} rows; it has changed since"))
+            Error::Failed(format!(
+                "cannot resume at {position:?}: the data has {rows} rows; it has changed since"
+            ))
         };
         self.next_window = usize::try_from(position.window).map_err(|_| outside())?;
         if self.next_window > self.members.len() {
@@ -114,7 +126,9 @@ impl Loader {
         if position.sequence > 0 {
             self.fill()?;
             if (self.ready.len() as u64) < position.sequence {
-                return Err(Error::Failed(format!("cannot resume at {position:?}: the data has changed since")));
+                return Err(Error::Failed(format!(
+                    "cannot resume at {position:?}: the data has changed since"
+                )));
             }
             self.ready.drain(..position.sequence as usize);
         }
@@ -135,8 +149,17 @@ impl Loader {
             return Ok(None);
         }
         let count = self.ready.len().min(self.settings.batch_size);
-        let sequences: Vec<Packed> = self.ready.drain(..count).map(|(_, packed)| packed).collect();
-        Ok(Some(Batch::collate(&sequences, self.settings.pad, self.settings.multiple, Side::Right)))
+        let sequences: Vec<Packed> = self
+            .ready
+            .drain(..count)
+            .map(|(_, packed)| packed)
+            .collect();
+        Ok(Some(Batch::collate(
+            &sequences,
+            self.settings.pad,
+            self.settings.multiple,
+            Side::Right,
+        )))
     }
 
     /// The next batch, from epoch to epoch without end.
@@ -217,8 +240,17 @@ impl Loader {
         self.order = Some(order);
         let (sequences, end) = result?;
         let window = self.next_window as u64;
-        let place = |sequence: usize| Position { epoch: self.epoch, window, sequence: sequence as u64 };
-        self.ready.extend(sequences.into_iter().enumerate().map(|(at, packed)| (place(at), packed)));
+        let place = |sequence: usize| Position {
+            epoch: self.epoch,
+            window,
+            sequence: sequence as u64,
+        };
+        self.ready.extend(
+            sequences
+                .into_iter()
+                .enumerate()
+                .map(|(at, packed)| (place(at), packed)),
+        );
         self.next_window = end;
         Ok(())
     }
@@ -254,7 +286,10 @@ impl Loader {
                 groups.push(rest.by_ref().take(self.settings.batch_size).collect());
             }
             // The last group may be smaller; at the end it shifts no other.
-            let full = groups.iter().filter(|group| group.len() == self.settings.batch_size).count();
+            let full = groups
+                .iter()
+                .filter(|group| group.len() == self.settings.batch_size)
+                .count();
             stream.shuffle(&mut groups[..full]);
             *packed = groups.into_iter().flatten().collect();
         }

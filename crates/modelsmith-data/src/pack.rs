@@ -74,7 +74,10 @@ fn first_fit(sequences: Vec<TokenSequence>, limit: usize) -> Vec<Packed> {
     for sequence in sequences {
         let length = sequence.ids.len();
         let fits = |bin: &Packed| bin.ids.len() + length <= limit;
-        let at = bins[open..].iter().position(fits).map_or(bins.len(), |at| open + at);
+        let at = bins[open..]
+            .iter()
+            .position(fits)
+            .map_or(bins.len(), |at| open + at);
         if at == bins.len() {
             bins.push(Packed::default());
         }
@@ -94,12 +97,16 @@ fn chunk(sequences: &[TokenSequence], limit: usize) -> Vec<Packed> {
             if blocks.last().is_none_or(|block| block.ids.len() >= limit) {
                 blocks.push(Packed::default());
             }
-            let Some(block) = blocks.last_mut() else { break };
+            let Some(block) = blocks.last_mut() else {
+                break;
+            };
             let filled = block.ids.len();
             let to = (from + limit - filled).min(sequence.ids.len());
             block.ids.extend(&sequence.ids[from..to]);
             block.labels.extend(&sequence.labels[from..to]);
-            block.positions.extend(filled as u32..(filled + to - from) as u32);
+            block
+                .positions
+                .extend(filled as u32..(filled + to - from) as u32);
             block.rows.push(sequence.row);
             from = to;
         }
@@ -118,7 +125,12 @@ mod tests {
             let ids: Vec<u32> = (next..next + *length as u32).collect();
             next += *length as u32;
             let labels = ids.iter().map(|id| *id as i32).collect();
-            TokenSequence { ids, labels, row: row as u64, ..TokenSequence::default() }
+            TokenSequence {
+                ids,
+                labels,
+                row: row as u64,
+                ..TokenSequence::default()
+            }
         };
         lengths.iter().enumerate().map(sequence).collect()
     }

@@ -35,7 +35,9 @@ impl Held {
         let same = |(id, label): (&u32, &i32)| *label != IGNORED && *id as i32 == *label;
         let plain = sequence.class.is_none() && sequence.type_ids.is_none();
         if plain && sequence.ids.iter().zip(&sequence.labels).all(same) {
-            Self::AllTrained { ids: sequence.ids.into() }
+            Self::AllTrained {
+                ids: sequence.ids.into(),
+            }
         } else {
             Self::Whole(Box::new(sequence))
         }
@@ -57,7 +59,12 @@ impl Held {
 
 impl TokenRows {
     pub(crate) fn new(source: Source, form: Form, tokeniser: Tokeniser) -> Self {
-        Self { source, form, tokeniser, held: None }
+        Self {
+            source,
+            form,
+            tokeniser,
+            held: None,
+        }
     }
 
     /// Tokenises all rows and keeps them.

@@ -3,9 +3,12 @@
 use crate::Tokenizer;
 use modelsmith_core::error::Result;
 
-/// Tokens that may be held back while a character is incomplete: one character has at most four
-/// bytes, and a byte is at least one token; the rest is room for invalid bytes before it.
-const MOST_HELD: usize = 8;
+/// Tokens that are held back while the text ends in an incomplete character. A character has four
+/// bytes at most, but a text may spell U+FFFD itself, which cannot be told from an incomplete one,
+/// so more are held; the bound keeps a stream of invalid bytes flowing.
+const MOST_HELD: usize = 256;
+/// Tokens of a prompt that the first token after it is decoded with.
+const CONTEXT: usize = 16;
 
 /// Decodes a stream of tokens.
 ///
@@ -25,14 +28,26 @@ pub struct StreamDecoder<'a> {
 impl<'a> StreamDecoder<'a> {
     /// A decoder at the start of a text; `skip_special` leaves special tokens out.
     pub fn new(tokenizer: &'a Tokenizer, skip_special: bool) -> Self {
-        Self { tokenizer, skip_special, ids: Vec::new(), context: 0, pending: 0 }
+        Self {
+            tokenizer,
+            skip_special,
+            ids: Vec::new(),
+            context: 0,
+            pending: 0,
+        }
     }
 
     /// A decoder that continues after `prompt`, whose text is not given out again.
     pub fn after(tokenizer: &'a Tokenizer, prompt: &[u32], skip_special: bool) -> Self {
-        let tail = prompt.len().saturating_sub(MOST_HELD);
+        let tail = prompt.len().saturating_sub(CONTEXT);
         let ids = prompt[tail..].to_vec();
-        Self { tokenizer, skip_special, context: 0, pending: ids.len(), ids }
+        Self {
+            tokenizer,
+            skip_special,
+            context: 0,
+            pending: ids.len(),
+            ids,
+        }
     }
 
     /// Takes a token and returns the text that is now certain, often one word, possibly nothing.
@@ -72,10 +87,21 @@ impl<'a> StreamDecoder<'a> {
 
     /// Text of the pending tokens as it reads behind their context.
     fn fresh(&self) -> Result<String> {
-        let before = self.tokenizer.decode(&self.ids[self.context..self.pending], self.skip_special)?;
-        let all = self.tokenizer.decode(&self.ids[self.context..], self.skip_special)?;
-        let shared = before.bytes().zip(all.bytes()).take_while(|(a, b)| a == b).count();
-        let cut = (0..=shared).rev().find(|&at| all.is_char_boundary(at)).unwrap_or(0);
+        let before = self
+            .tokenizer
+            .decode(&self.ids[self.context..self.pending], self.skip_special)?;
+        let all = self
+            .tokenizer
+            .decode(&self.ids[self.context..], self.skip_special)?;
+        let shared = before
+            .bytes()
+            .zip(all.bytes())
+            .take_while(|(a, b)| a == b)
+            .count();
+        let cut = (0..=shared)
+            .rev()
+            .find(|&at| all.is_char_boundary(at))
+            .unwrap_or(0);
         Ok(all[cut..].to_string())
     }
 }

@@ -31,7 +31,10 @@ pub struct TokenSequence {
 impl TokenSequence {
     /// Number of tokens that count in the loss.
     pub fn trained(&self) -> usize {
-        self.labels.iter().filter(|label| **label != IGNORED).count()
+        self.labels
+            .iter()
+            .filter(|label| **label != IGNORED)
+            .count()
     }
 }
 
@@ -93,7 +96,8 @@ pub struct Tokeniser {
 
 /// The classic prompt of instruction data.
 const INSTRUCTION: &str = "### Instruction:\n{instruction}\n\n### Response:\n";
-const INSTRUCTION_WITH_INPUT: &str = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n";
+const INSTRUCTION_WITH_INPUT: &str =
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n";
 
 impl Tokeniser {
     /// A tokeniser for rows of `format`; `classes` are the names of the classes.
@@ -101,21 +105,36 @@ impl Tokeniser {
     /// # Errors
     /// [`Error::Config`] when a length, an end-of-sequence token or a chat template is needed and
     /// absent.
-    pub fn new(config: &DataConfig, format: Format, tokenizer: &Tokenizer, classes: Vec<String>) -> Result<Self> {
+    pub fn new(
+        config: &DataConfig,
+        format: Format,
+        tokenizer: &Tokenizer,
+        classes: Vec<String>,
+    ) -> Result<Self> {
         let max_length = match (config.max_length, tokenizer.max_length()) {
             (0, Some(limit)) => limit,
-            (0, None) => return Err(Error::config("data.max_length", "is not set, and the tokenizer names no limit; set it")),
+            (0, None) => {
+                return Err(Error::config(
+                    "data.max_length",
+                    "is not set, and the tokenizer names no limit; set it",
+                ));
+            }
             (set, _) => set,
         };
         let causal = matches!(format, Format::Text | Format::Instruction);
-        let templated = format == Format::Chat || (format == Format::Instruction && config.prompt_template == "chat");
+        let templated = format == Format::Chat
+            || (format == Format::Instruction && config.prompt_template == "chat");
         let eos = tokenizer.special().eos;
         if causal && !templated && config.append_eos && eos.is_none() {
             let problem = "needs an eos_token, and tokenizer_config.json names none; name one or set append_eos = false";
             return Err(Error::config("data.append_eos", problem));
         }
         let chat = match templated {
-            true => Some(ChatTemplate::new(&config.chat_template, tokenizer, &config.date)?),
+            true => Some(ChatTemplate::new(
+                &config.chat_template,
+                tokenizer,
+                &config.date,
+            )?),
             false => None,
         };
         Ok(Self {
@@ -151,8 +170,16 @@ impl Tokeniser {
     ///
     /// # Errors
     /// [`Error::File`] or [`Error::Config`] naming the row.
-    pub fn sequence(&self, row: u64, at: &Location, example: &Example) -> Result<(Option<TokenSequence>, Counts)> {
-        let mut counts = Counts { total: 1, ..Counts::default() };
+    pub fn sequence(
+        &self,
+        row: u64,
+        at: &Location,
+        example: &Example,
+    ) -> Result<(Option<TokenSequence>, Counts)> {
+        let mut counts = Counts {
+            total: 1,
+            ..Counts::default()
+        };
         let sequence = self.raw(row, at, example, &mut counts)?;
         if counts.empty > 0 {
             return Ok((None, counts));
@@ -171,18 +198,30 @@ impl Tokeniser {
         Ok((Some(sequence), counts))
     }
 
-    fn raw(&self, row: u64, at: &Location, example: &Example, counts: &mut Counts) -> Result<TokenSequence> {
+    fn raw(
+        &self,
+        row: u64,
+        at: &Location,
+        example: &Example,
+        counts: &mut Counts,
+    ) -> Result<TokenSequence> {
         let of = |ids: Vec<u32>, trained: Vec<bool>| with_labels(row, ids, &trained);
         let mut blank = |blank: bool| counts.empty = u64::from(blank);
         match example {
             Example::Text(text) => {
                 blank(text.trim().is_empty());
                 counts.special_in_text = self.tokenizer.special_in_text(text) as u64;
-                let encoded = self.tokenizer.encode_with_offsets(text, true, !self.parse_special)?;
+                let encoded =
+                    self.tokenizer
+                        .encode_with_offsets(text, true, !self.parse_special)?;
                 let trained = vec![true; encoded.ids.len()];
                 Ok(self.close(of(encoded.ids, trained)))
             }
-            Example::Instruction { instruction, input, output } => {
+            Example::Instruction {
+                instruction,
+                input,
+                output,
+            } => {
                 blank(output.trim().is_empty());
                 let input = input.as_deref();
                 counts.special_in_text = [instruction, input.unwrap_or_default(), output]
@@ -192,8 +231,14 @@ impl Tokeniser {
                 self.instruction(row, at, instruction, input, output)
             }
             Example::Chat { messages, tools } => {
-                blank(messages.iter().all(|m| m.content.trim().is_empty() && m.rest.is_empty()));
-                let spelled = messages.iter().map(|message| self.tokenizer.special_in_text(&message.content) as u64);
+                blank(
+                    messages
+                        .iter()
+                        .all(|m| m.content.trim().is_empty() && m.rest.is_empty()),
+                );
+                let spelled = messages
+                    .iter()
+                    .map(|message| self.tokenizer.special_in_text(&message.content) as u64);
                 counts.special_in_text = spelled.sum();
                 if counts.empty > 0 {
                     return Ok(TokenSequence::default());
@@ -208,32 +253,62 @@ impl Tokeniser {
             Example::Tokens { ids, labels } => {
                 blank(ids.is_empty());
                 self.check_ids(at, ids, labels)?;
-                Ok(TokenSequence { ids: ids.clone(), labels: labels.clone(), row, ..TokenSequence::default() })
+                Ok(TokenSequence {
+                    ids: ids.clone(),
+                    labels: labels.clone(),
+                    row,
+                    ..TokenSequence::default()
+                })
             }
         }
     }
 
-    fn conversation(&self, row: u64, at: &Location, messages: &[crate::Message], tools: Option<&serde_json::Value>) -> Result<TokenSequence> {
+    fn conversation(
+        &self,
+        row: u64,
+        at: &Location,
+        messages: &[crate::Message],
+        tools: Option<&serde_json::Value>,
+    ) -> Result<TokenSequence> {
         let Some(chat) = &self.chat else {
-            return Err(Error::config("data.chat_template", "is needed for conversations"));
+            return Err(Error::config(
+                "data.chat_template",
+                "is needed for conversations",
+            ));
         };
         let marked = chat.conversation(messages, tools, self.train_on);
-        let (ids, trained) = marked.map_err(|error| at.error(error))?.encode(&self.tokenizer, false, false)?;
+        let (ids, trained) =
+            marked
+                .map_err(|error| at.error(error))?
+                .encode(&self.tokenizer, false, false)?;
         Ok(with_labels(row, ids, &trained))
     }
 
-    fn instruction(&self, row: u64, at: &Location, instruction: &str, input: Option<&str>, output: &str) -> Result<TokenSequence> {
+    fn instruction(
+        &self,
+        row: u64,
+        at: &Location,
+        instruction: &str,
+        input: Option<&str>,
+        output: &str,
+    ) -> Result<TokenSequence> {
         if self.chat.is_some() {
             let asked = match input.filter(|input| !input.is_empty()) {
                 Some(input) => format!("{instruction}\n\n{input}"),
                 None => instruction.to_string(),
             };
-            let messages = [crate::Message::new("user", &asked), crate::Message::new("assistant", output)];
+            let messages = [
+                crate::Message::new("user", &asked),
+                crate::Message::new("assistant", output),
+            ];
             return self.conversation(row, at, &messages, None);
         }
         let mut text = self.prompt(instruction, input);
         let start = text.len();
-        if !text.ends_with(char::is_whitespace) && !output.starts_with(char::is_whitespace) && !text.is_empty() {
+        if !text.ends_with(char::is_whitespace)
+            && !output.starts_with(char::is_whitespace)
+            && !text.is_empty()
+        {
             text.push(' ');
         }
         text.push_str(output);
@@ -241,7 +316,11 @@ impl Tokeniser {
             TrainOn::All => 0..text.len(),
             TrainOn::Responses => start..text.len(),
         };
-        let marked = Marked { trained: Vec::from_iter([spans]), text, guard: None };
+        let marked = Marked {
+            trained: Vec::from_iter([spans]),
+            text,
+            guard: None,
+        };
         let (ids, trained) = marked.encode(&self.tokenizer, true, !self.parse_special)?;
         Ok(self.close(with_labels(row, ids, &trained)))
     }
@@ -270,8 +349,13 @@ impl Tokeniser {
             Some(pair) => self.tokenizer.encode_pair(text, pair, literal)?,
             None => self.tokenizer.encode_with_offsets(text, true, literal)?,
         };
-        let class = class_of(&self.classes, label)
-            .ok_or_else(|| at.error(format!("class {} is not among {}", spell(label), self.classes.join(", "))))?;
+        let class = class_of(&self.classes, label).ok_or_else(|| {
+            at.error(format!(
+                "class {} is not among {}",
+                spell(label),
+                self.classes.join(", ")
+            ))
+        })?;
         if encoded.ids.len() > self.max_length && self.on_long == OnLong::Truncate {
             encoded = shorten(&encoded, self.max_length);
             counts.truncated = 1;
@@ -287,9 +371,19 @@ impl Tokeniser {
 
     fn check_ids(&self, at: &Location, ids: &[u32], labels: &[i32]) -> Result<()> {
         let size = self.tokenizer.vocabulary();
-        let labels = labels.iter().filter(|label| **label >= 0).map(|label| *label as u32);
-        match ids.iter().copied().chain(labels).find(|id| *id as usize >= size) {
-            Some(id) => Err(at.error(format!("token id {id} is outside the tokenizer's vocabulary of {size}"))),
+        let labels = labels
+            .iter()
+            .filter(|label| **label >= 0)
+            .map(|label| *label as u32);
+        match ids
+            .iter()
+            .copied()
+            .chain(labels)
+            .find(|id| *id as usize >= size)
+        {
+            Some(id) => Err(at.error(format!(
+                "token id {id} is outside the tokenizer's vocabulary of {size}"
+            ))),
             None => Ok(()),
         }
     }
@@ -306,7 +400,12 @@ impl Tokeniser {
     }
 
     /// Applies `on_long`; `None` drops the example.
-    fn fit(&self, at: &Location, mut sequence: TokenSequence, counts: &mut Counts) -> Result<Option<TokenSequence>> {
+    fn fit(
+        &self,
+        at: &Location,
+        mut sequence: TokenSequence,
+        counts: &mut Counts,
+    ) -> Result<Option<TokenSequence>> {
         let length = sequence.ids.len();
         if length <= self.max_length || self.chunked {
             return Ok(Some(sequence));
@@ -331,7 +430,12 @@ impl Tokeniser {
 fn with_labels(row: u64, ids: Vec<u32>, trained: &[bool]) -> TokenSequence {
     let label = |(id, trained): (&u32, &bool)| if *trained { *id as i32 } else { IGNORED };
     let labels = ids.iter().zip(trained).map(label).collect();
-    TokenSequence { ids, labels, row, ..TokenSequence::default() }
+    TokenSequence {
+        ids,
+        labels,
+        row,
+        ..TokenSequence::default()
+    }
 }
 
 /// Replaces `{instruction}` and `{input}` in one pass, so that neither text is searched itself.
@@ -341,7 +445,11 @@ fn fill(template: &str, instruction: &str, input: &str) -> String {
     while let Some(at) = rest.find('{') {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let known = [("{instruction}", instruction), ("{prompt}", instruction), ("{input}", input)];
+        let known = [
+            ("{instruction}", instruction),
+            ("{prompt}", instruction),
+            ("{input}", input),
+        ];
         match known.iter().find(|(name, _)| rest.starts_with(name)) {
             Some((name, value)) => {
                 out.push_str(value);
@@ -387,7 +495,9 @@ pub(crate) fn class_of(classes: &[String], label: &Label) -> Option<u32> {
     let name = spell(label);
     let named = classes.iter().position(|class| *class == name);
     let numbered = match label {
-        Label::Number(number) => usize::try_from(*number).ok().filter(|number| *number < classes.len()),
+        Label::Number(number) => usize::try_from(*number)
+            .ok()
+            .filter(|number| *number < classes.len()),
         Label::Name(_) => None,
     };
     named.or(numbered).and_then(|at| u32::try_from(at).ok())

@@ -95,16 +95,25 @@ impl Tokenizer {
     /// [`Error::File`] when the tokenizer cannot express the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = self.0.inner.encode_fast(text, add_special);
-        encoding.map(|e| e.get_ids().to_vec()).map_err(|error| self.encoding_error(&error))
+        encoding
+            .map(|e| e.get_ids().to_vec())
+            .map_err(|error| self.encoding_error(&error))
     }
 
     /// Ids and byte ranges of `text`; with `literal`, special tokens spelled in it stay text.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
-    pub fn encode_with_offsets(&self, text: &str, add_special: bool, literal: bool) -> Result<Encoded> {
+    pub fn encode_with_offsets(
+        &self,
+        text: &str,
+        add_special: bool,
+        literal: bool,
+    ) -> Result<Encoded> {
         let encoding = self.pick(literal).encode(text, add_special);
-        encoding.map(|e| unpack(&e)).map_err(|error| self.encoding_error(&error))
+        encoding
+            .map(|e| unpack(&e))
+            .map_err(|error| self.encoding_error(&error))
     }
 
     /// Ids of two texts joined by the tokenizer's own template (`[CLS] a [SEP] b [SEP]`).
@@ -113,7 +122,9 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`].
     pub fn encode_pair(&self, first: &str, second: &str, literal: bool) -> Result<Encoded> {
         let encoding = self.pick(literal).encode((first, second), true);
-        encoding.map(|e| unpack(&e)).map_err(|error| self.encoding_error(&error))
+        encoding
+            .map(|e| unpack(&e))
+            .map_err(|error| self.encoding_error(&error))
     }
 
     /// Text of `ids`; `skip_special` leaves special tokens out.
@@ -122,7 +133,12 @@ impl Tokenizer {
     /// [`Error::File`] when the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let text = self.0.inner.decode(ids, skip_special);
-        text.map_err(|error| Error::file(&self.0.file, format!("cannot decode {} tokens: {error}", ids.len())))
+        text.map_err(|error| {
+            Error::file(
+                &self.0.file,
+                format!("cannot decode {} tokens: {error}", ids.len()),
+            )
+        })
     }
 
     /// The ids of tokens with a role.
@@ -132,7 +148,13 @@ impl Tokenizer {
 
     /// Number of ids, added tokens included: the least vocabulary a model needs.
     pub fn vocabulary(&self) -> usize {
-        let highest = self.0.special_tokens.iter().map(|t| t.id as usize + 1).max().unwrap_or(0);
+        let highest = self
+            .0
+            .special_tokens
+            .iter()
+            .map(|t| t.id as usize + 1)
+            .max()
+            .unwrap_or(0);
         self.0.inner.get_vocab_size(true).max(highest)
     }
 
@@ -154,7 +176,11 @@ impl Tokenizer {
     /// The chat template of this name, or the default one for `None`.
     pub fn chat_template(&self, name: Option<&str>) -> Option<&str> {
         let wanted = name.unwrap_or("default");
-        let found = self.0.chat_templates.iter().find(|(name, _)| name == wanted);
+        let found = self
+            .0
+            .chat_templates
+            .iter()
+            .find(|(name, _)| name == wanted);
         found.map(|(_, text)| text.as_str())
     }
 
@@ -207,17 +233,24 @@ impl Parts {
         map: &Map<String, Value>,
     ) -> Result<Self> {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
-            Error::file(file, format!("is not a tokenizer of the Hugging Face `tokenizers` form: {error}"))
+            Error::file(
+                file,
+                format!("is not a tokenizer of the Hugging Face `tokenizers` form: {error}"),
+            )
         })?;
         let whole = inner.with_truncation(None).map(|_| ());
-        whole.map_err(|error| Error::file(file, format!("truncation cannot be turned off: {error}")))?;
+        whole.map_err(|error| {
+            Error::file(file, format!("truncation cannot be turned off: {error}"))
+        })?;
         inner.with_padding(None);
         let max_length = config.get("model_max_length").and_then(Value::as_f64);
         Ok(Self {
             special: special_ids(&inner, file, config, map)?,
             special_tokens: special_tokens(&inner),
             // transformers writes 1e30 for "no limit".
-            max_length: max_length.filter(|n| *n >= 1.0 && *n < 1e9).map(|n| n as usize),
+            max_length: max_length
+                .filter(|n| *n >= 1.0 && *n < 1e9)
+                .map(|n| n as usize),
             hash: blake3::hash(bytes).to_hex().to_string(),
             file: file.to_path_buf(),
             chat_templates: Vec::new(),
@@ -236,7 +269,13 @@ fn unpack(encoding: &tokenizers::Encoding) -> Encoded {
 }
 
 fn absent_help(folder: &Path) -> &'static str {
-    let slow = ["tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
+    let slow = [
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+    ];
     if slow.iter().any(|name| folder.join(name).is_file()) {
         "is absent, though the folder holds an older form of tokenizer; convert it once with \
          transformers: AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)"
@@ -277,7 +316,9 @@ fn special_ids(
             Some(id) => Ok(Some(id)),
             None => Err(Error::file(
                 file,
-                format!("has no token {token:?}, which {TOKENIZER_CONFIG} or {SPECIAL_TOKENS_MAP} names as {key}"),
+                format!(
+                    "has no token {token:?}, which {TOKENIZER_CONFIG} or {SPECIAL_TOKENS_MAP} names as {key}"
+                ),
             )),
         }
     };
@@ -294,7 +335,9 @@ fn special_ids(
 
 fn special_tokens(inner: &tokenizers::Tokenizer) -> Vec<SpecialToken> {
     let added = inner.get_added_tokens_decoder();
-    let special = added.into_iter().filter(|(_, token)| token.special && !token.content.is_empty());
+    let special = added
+        .into_iter()
+        .filter(|(_, token)| token.special && !token.content.is_empty());
     let mut tokens: Vec<SpecialToken> = special
         .map(|(id, token)| SpecialToken {
             id,

@@ -9,24 +9,37 @@ use serde_json::{Value, json};
 
 fn rows(config: &DataConfig) -> Vec<Value> {
     let source = Source::open(&config.path, &ReadOptions::from(config)).unwrap();
-    source.rows().map(|row| Value::Object(row.unwrap().1)).collect()
+    source
+        .rows()
+        .map(|row| Value::Object(row.unwrap().1))
+        .collect()
 }
 
 fn failure(name: &str, contents: impl AsRef<[u8]>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let config = file(&folder, name, contents);
     let options = ReadOptions::from(&config);
-    let result = Source::open(&config.path, &options).and_then(|source| source.rows().collect::<Result<Vec<_>, _>>());
+    let result = Source::open(&config.path, &options)
+        .and_then(|source| source.rows().collect::<Result<Vec<_>, _>>());
     let error = result.expect_err("must be refused");
     assert_eq!(error.exit_code(), 3);
-    error.to_string().replace(&folder.path().display().to_string(), "DIR")
+    error
+        .to_string()
+        .replace(&folder.path().display().to_string(), "DIR")
 }
 
 #[test]
 fn lines_of_json_with_mark_and_carriage_returns() {
     let folder = tempfile::tempdir().unwrap();
-    let config = file(&folder, "a.jsonl", "\u{FEFF}{\"text\": \"one\"}\r\n\r\n{\"text\": \"two\"}");
-    assert_eq!(rows(&config), [json!({"text": "one"}), json!({"text": "two"})]);
+    let config = file(
+        &folder,
+        "a.jsonl",
+        "\u{FEFF}{\"text\": \"one\"}\r\n\r\n{\"text\": \"two\"}",
+    );
+    assert_eq!(
+        rows(&config),
+        [json!({"text": "one"}), json!({"text": "two"})]
+    );
     let only = file(&folder, "b.jsonl", "\u{FEFF}{\"text\": \"one\"}");
     assert_eq!(rows(&only), [json!({"text": "one"})]);
 }
@@ -34,8 +47,18 @@ fn lines_of_json_with_mark_and_carriage_returns() {
 #[test]
 fn comma_and_tab_separated_values() {
     let folder = tempfile::tempdir().unwrap();
-    let csv = file(&folder, "a.csv", "\u{FEFF}text,label\r\n\"a, \"\"b\"\"\nc\",1\r\nd,0\r\n");
-    assert_eq!(rows(&csv), [json!({"text": "a, \"b\"\nc", "label": "1"}), json!({"text": "d", "label": "0"})]);
+    let csv = file(
+        &folder,
+        "a.csv",
+        "\u{FEFF}text,label\r\n\"a, \"\"b\"\"\nc\",1\r\nd,0\r\n",
+    );
+    assert_eq!(
+        rows(&csv),
+        [
+            json!({"text": "a, \"b\"\nc", "label": "1"}),
+            json!({"text": "d", "label": "0"})
+        ]
+    );
     let tsv = file(&folder, "a.tsv", "text\tlabel\nsay \"hi\t1\n");
     assert_eq!(rows(&tsv), [json!({"text": "say \"hi", "label": "1"})]);
 }
@@ -43,9 +66,16 @@ fn comma_and_tab_separated_values() {
 #[test]
 fn plain_text_by_paragraph_line_file_and_separator() {
     let folder = tempfile::tempdir().unwrap();
-    let mut config = file(&folder, "a.txt", "\u{FEFF}one\r\ntwo\r\n\r\n\r\n  three\n<|end|>\nfour\n");
+    let mut config = file(
+        &folder,
+        "a.txt",
+        "\u{FEFF}one\r\ntwo\r\n\r\n\r\n  three\n<|end|>\nfour\n",
+    );
     let texts = |config: &DataConfig| -> Vec<String> {
-        rows(config).iter().map(|row| row["text"].as_str().unwrap().to_string()).collect()
+        rows(config)
+            .iter()
+            .map(|row| row["text"].as_str().unwrap().to_string())
+            .collect()
     };
     assert_eq!(texts(&config), ["one\ntwo", "  three\n<|end|>\nfour"]);
     config.document = Document::Line;
@@ -65,7 +95,14 @@ fn a_folder_is_its_files_in_order() {
     file(&folder, "a.txt", "a\n\nA\n");
     file(&folder, "ignored.bin", "x");
     let config = common::config(folder.path().to_path_buf());
-    assert_eq!(rows(&config), [json!({"text": "a"}), json!({"text": "A"}), json!({"text": "b"})]);
+    assert_eq!(
+        rows(&config),
+        [
+            json!({"text": "a"}),
+            json!({"text": "A"}),
+            json!({"text": "b"})
+        ]
+    );
 }
 
 #[test]
@@ -82,13 +119,38 @@ fn a_kind_can_be_said() {
 fn malformed_lines_are_named() {
     let good = "{\"text\": \"a\"}\n\n";
     let cases = [
-        (format!("{good}{{\"text\": }}\n"), "DIR/a.jsonl: line 3, column 10: not JSON: expected value"),
-        (format!("{good}[1]\n"), "DIR/a.jsonl: line 3: a JSON array; expected one object a line"),
-        (format!("{good}7\n"), "DIR/a.jsonl: line 3: 7 is no JSON object"),
-        ("[\n{\"text\": 1}\n]\n".into(), "DIR/a.jsonl: line 1, column 1: JSON over several lines"),
-        (format!("{good}{{\"a\": \"\0\"}}\n"), "DIR/a.jsonl: line 3, column 8: a NUL byte"),
-        (format!("{{\"a\": {}1{}}}\n", "[".repeat(100_000), "]".repeat(100_000)), "nested more than 128 deep"),
-        ("version https://git-lfs.github.com/spec/v1\n".into(), "Git LFS pointer"),
+        (
+            format!("{good}{{\"text\": }}\n"),
+            "DIR/a.jsonl: line 3, column 10: not JSON: expected value",
+        ),
+        (
+            format!("{good}[1]\n"),
+            "DIR/a.jsonl: line 3: a JSON array; expected one object a line",
+        ),
+        (
+            format!("{good}7\n"),
+            "DIR/a.jsonl: line 3: 7 is no JSON object",
+        ),
+        (
+            "[\n{\"text\": 1}\n]\n".into(),
+            "DIR/a.jsonl: line 1, column 1: JSON over several lines",
+        ),
+        (
+            format!("{good}{{\"a\": \"\0\"}}\n"),
+            "DIR/a.jsonl: line 3, column 8: a NUL byte",
+        ),
+        (
+            format!(
+                "{{\"a\": {}1{}}}\n",
+                "[".repeat(100_000),
+                "]".repeat(100_000)
+            ),
+            "nested more than 128 deep",
+        ),
+        (
+            "version https://git-lfs.github.com/spec/v1\n".into(),
+            "Git LFS pointer",
+        ),
         ("<!DOCTYPE html>\n".into(), "is a web page"),
     ];
     for (contents, expected) in cases {
@@ -100,19 +162,34 @@ fn malformed_lines_are_named() {
 #[test]
 fn bytes_that_are_no_text_are_named() {
     let found = failure("a.txt", b"fine\nal\xFFso\n");
-    assert_eq!(found, "DIR/a.txt: line 2, column 3: not valid UTF-8; convert the file to UTF-8");
+    assert_eq!(
+        found,
+        "DIR/a.txt: line 2, column 3: not valid UTF-8; convert the file to UTF-8"
+    );
     let found = failure("a.jsonl", b"{\"text\": \"\xC3\"}\n");
-    assert!(found.contains("line 1, column 11: not valid UTF-8"), "{found}");
-    let utf16: Vec<u8> = "text,label\na,1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(
+        found.contains("line 1, column 11: not valid UTF-8"),
+        "{found}"
+    );
+    let utf16: Vec<u8> = "text,label\na,1\n"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
     assert!(failure("a.tsv", utf16).contains("NUL byte"));
 }
 
 #[test]
 fn records_of_the_wrong_width_are_named() {
     let found = failure("a.csv", "text,label\n\"x\ny\",1\nz\n");
-    assert!(found.contains("line 4: has 1 fields, the header has 2 (text, label)"), "{found}");
+    assert!(
+        found.contains("line 4: has 1 fields, the header has 2 (text, label)"),
+        "{found}"
+    );
     assert!(failure("a.csv", "text,text\na,b\n").contains("stands twice"));
-    assert!(failure("a.csv", "text,label\na,\"b\n").contains("line 2: a quote opens here and never closes"));
+    assert!(
+        failure("a.csv", "text,label\na,\"b\n")
+            .contains("line 2: a quote opens here and never closes")
+    );
 }
 
 #[test]
@@ -126,7 +203,12 @@ fn a_huge_line_is_refused_in_bounded_memory() {
     made.set_len(2 << 30).unwrap();
     let started = std::time::Instant::now();
     let error = Source::open(&path, &ReadOptions::default()).unwrap_err();
-    assert!(error.to_string().contains("line 2: a row of more than 64 MB"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("line 2: a row of more than 64 MB"),
+        "{error}"
+    );
     assert!(started.elapsed().as_secs() < 5);
 }
 
@@ -136,14 +218,26 @@ fn a_file_that_changes_is_noticed() {
     let config = file(&folder, "a.jsonl", "{\"text\": \"a\"}\n");
     let source = Source::open(&config.path, &ReadOptions::default()).unwrap();
     std::fs::write(&config.path, "{}").unwrap();
-    assert!(source.row(0).unwrap_err().to_string().contains("has changed"));
+    assert!(
+        source
+            .row(0)
+            .unwrap_err()
+            .to_string()
+            .contains("has changed")
+    );
     assert!(source.row(1).is_err());
 }
 
 #[test]
 fn empty_files_have_no_rows() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, contents) in [("a.jsonl", ""), ("b.txt", " \n\n"), ("c.csv", ""), ("d.csv", "text\n"), ("e.tsv", "\u{FEFF}")] {
+    for (name, contents) in [
+        ("a.jsonl", ""),
+        ("b.txt", " \n\n"),
+        ("c.csv", ""),
+        ("d.csv", "text\n"),
+        ("e.tsv", "\u{FEFF}"),
+    ] {
         assert!(rows(&file(&folder, name, contents)).is_empty(), "{name}");
     }
     let empty = folder.path().join("none");
@@ -173,11 +267,15 @@ mod parquet_files {
             while let Some(mut column) = rows.next_column().unwrap() {
                 match column.untyped() {
                     ColumnWriter::ByteArrayColumnWriter(texts) => {
-                        let values: Vec<ByteArray> = (0..3).map(|row| format!("g{group} r{row}").as_str().into()).collect();
+                        let values: Vec<ByteArray> = (0..3)
+                            .map(|row| format!("g{group} r{row}").as_str().into())
+                            .collect();
                         texts.write_batch(&values, None, None).unwrap();
                     }
                     ColumnWriter::Int64ColumnWriter(labels) => {
-                        labels.write_batch(&[group, group], Some(&[1, 0, 1]), None).unwrap();
+                        labels
+                            .write_batch(&[group, group], Some(&[1, 0, 1]), None)
+                            .unwrap();
                     }
                     _ => unreachable!(),
                 }

@@ -6,11 +6,14 @@ use modelsmith_data::{DataConfig, Dataset, Format, Packing, Tokenizer, show_mask
 
 /// A path in the data folder, if it is there.
 fn data(path: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("MODELSMITH_DATA").map(PathBuf::from).or_else(|| {
-        let home = std::env::var_os("HOME")?;
-        let cache = std::env::var_os("XDG_CACHE_HOME").map_or(PathBuf::from(home).join(".cache"), PathBuf::from);
-        Some(cache.join("modelsmith/data"))
-    })?;
+    let folder = std::env::var_os("MODELSMITH_DATA")
+        .map(PathBuf::from)
+        .or_else(|| {
+            let home = std::env::var_os("HOME")?;
+            let cache = std::env::var_os("XDG_CACHE_HOME")
+                .map_or(PathBuf::from(home).join(".cache"), PathBuf::from);
+            Some(cache.join("modelsmith/data"))
+        })?;
     let found = folder.join(path);
     if found.exists() {
         return Some(found);
@@ -21,11 +24,17 @@ fn data(path: &str) -> Option<PathBuf> {
 
 #[test]
 fn stories_are_chunked_without_loss() {
-    let (Some(model), Some(path)) = (data("lm/stories260k-hf"), data("lm/corpora/tinystories_sample.txt")) else {
+    let (Some(model), Some(path)) = (
+        data("lm/stories260k-hf"),
+        data("lm/corpora/tinystories_sample.txt"),
+    ) else {
         return;
     };
     let tokenizer = Tokenizer::load(model).unwrap();
-    assert_eq!((tokenizer.special().bos, tokenizer.special().eos), (Some(1), Some(2)));
+    assert_eq!(
+        (tokenizer.special().bos, tokenizer.special().eos),
+        (Some(1), Some(2))
+    );
     let config = DataConfig {
         path,
         separator: Some("<|endoftext|>".into()),
@@ -53,10 +62,18 @@ fn stories_are_chunked_without_loss() {
 
 #[test]
 fn sentiment_lines_are_classes() {
-    let (Some(model), Some(path)) = (data("lm/stories260k-hf"), data("text/sent-conv/stsa.binary.test")) else {
+    let (Some(model), Some(path)) = (
+        data("lm/stories260k-hf"),
+        data("text/sent-conv/stsa.binary.test"),
+    ) else {
         return;
     };
-    let config = DataConfig { path, format: Format::Labelled, max_length: 256, ..DataConfig::default() };
+    let config = DataConfig {
+        path,
+        format: Format::Labelled,
+        max_length: 256,
+        ..DataConfig::default()
+    };
     let mut dataset = Dataset::open(&config, &Tokenizer::load(model).unwrap(), 1).unwrap();
     assert_eq!(dataset.classes, ["0", "1"]);
     assert_eq!(dataset.counts.total, 1821);

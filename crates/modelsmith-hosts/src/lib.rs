@@ -1,1 +1,15 @@
-//! placeholder
+//! Modelsmith's hosts: pretrained networks loaded by their Hugging Face names, whose every layer
+//! is a site that hooks can read and change.
+//!
+//! [`load`] reads a model folder, [`random`] starts a fresh model, [`save`] writes one out again,
+//! [`describe`] lists what is in it.
+
+mod inspect;
+mod save;
+mod transformer;
+
+pub use inspect::{Inspection, MemoryEstimate, SiteEntry, describe};
+pub use save::save;
+pub use transformer::{
+    Head, KvCache, LoadOptions, Stages, Task, TokenInput, Transformer, load, load_with, random,
+};

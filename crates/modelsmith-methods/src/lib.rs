@@ -1,1 +1,10 @@
-//! placeholder
+//! Modelsmith's methods, one file each; a family's folder opens with the table of its methods.
+//!
+//! A method sees a host only through [`modelsmith_core`]'s sites, hooks and weights, so this crate
+//! knows no architecture, and nothing outside a method's file knows its maths.
+
+pub mod adapter;
+pub mod optimize;
+
+#[cfg(test)]
+mod fake_host;

@@ -53,12 +53,18 @@ pub fn documents(config: &HouseConfig) -> Result<Vec<String>> {
         for group in &groups {
             let mut order: Vec<&Fact> = group.iter().collect();
             stream.shuffle(&mut order);
-            let lines = order.iter().filter_map(|fact| Some(sentence(fact, relation(&fact.relation)?, &mut stream)));
+            let lines = order
+                .iter()
+                .filter_map(|fact| Some(sentence(fact, relation(&fact.relation)?, &mut stream)));
             documents.push(lines.collect::<Vec<_>>().join("\n"));
         }
     }
     for _ in 0..config.statements {
-        let all = facts.iter().flat_map(|fact| fact.prompts.iter().map(|prompt| format!("{prompt} {}.", fact.object)));
+        let all = facts.iter().flat_map(|fact| {
+            fact.prompts
+                .iter()
+                .map(|prompt| format!("{prompt} {}.", fact.object))
+        });
         documents.extend(all);
     }
     stream.shuffle(&mut documents);
@@ -67,9 +73,16 @@ pub fn documents(config: &HouseConfig) -> Result<Vec<String>> {
 
 fn sentence(fact: &Fact, relation: &Relation, stream: &mut Stream) -> String {
     if stream.below(REVERSED_IN) == 0 {
-        return relation.reversed.replace("{}", &fact.subject).replace("[]", &fact.object);
+        return relation
+            .reversed
+            .replace("{}", &fact.subject)
+            .replace("[]", &fact.object);
     }
-    format!("{} {}.", fact.prompts[stream.below(fact.prompts.len())], fact.object)
+    format!(
+        "{} {}.",
+        fact.prompts[stream.below(fact.prompts.len())],
+        fact.object
+    )
 }
 
 /// Questions about people to fine-tune on, and questions about the people held out.
@@ -78,18 +91,32 @@ fn sentence(fact: &Fact, relation: &Relation, stream: &mut Stream) -> String {
 /// As [`facts`].
 pub fn questions(config: &HouseConfig) -> Result<(Vec<Question>, Vec<Question>)> {
     let facts = facts(config)?;
-    let mut people: Vec<&str> = facts.iter().filter(|fact| is_personal(fact)).map(|fact| fact.subject.as_str()).collect();
+    let mut people: Vec<&str> = facts
+        .iter()
+        .filter(|fact| is_personal(fact))
+        .map(|fact| fact.subject.as_str())
+        .collect();
     people.dedup();
     let mut stream = Stream::new(config.seed, "house/questions");
     stream.shuffle(&mut people);
     let held = (people.len() as f64 * config.held_out).round() as usize;
-    let held: std::collections::BTreeSet<&str> = people.drain(..held.min(people.len() - 1)).collect();
+    let held: std::collections::BTreeSet<&str> =
+        people.drain(..held.min(people.len() - 1)).collect();
     let (mut train, mut held_out) = (Vec::new(), Vec::new());
     for fact in facts.iter().filter(|fact| is_personal(fact)) {
-        let side = if held.contains(fact.subject.as_str()) { &mut held_out } else { &mut train };
-        let wordings = relation(&fact.relation).map(|relation| relation.questions).unwrap_or_default();
+        let side = if held.contains(fact.subject.as_str()) {
+            &mut held_out
+        } else {
+            &mut train
+        };
+        let wordings = relation(&fact.relation)
+            .map(|relation| relation.questions)
+            .unwrap_or_default();
         side.extend(wordings.iter().map(|wording| Question {
-            prompt: format!("Question: {}\nAnswer:", wording.replace("{}", &fact.subject)),
+            prompt: format!(
+                "Question: {}\nAnswer:",
+                wording.replace("{}", &fact.subject)
+            ),
             completion: format!(" {}.", fact.object),
             subject: fact.subject.clone(),
             relation: fact.relation.clone(),
@@ -154,20 +181,30 @@ mod tests {
 
     #[test]
     fn every_fact_stands_in_every_wording() {
-        let config = HouseConfig { people: 20, ..HouseConfig::default() };
-        let documents: std::collections::BTreeSet<String> = documents(&config).unwrap().into_iter().collect();
+        let config = HouseConfig {
+            people: 20,
+            ..HouseConfig::default()
+        };
+        let documents: std::collections::BTreeSet<String> =
+            documents(&config).unwrap().into_iter().collect();
         for fact in facts(&config).unwrap() {
             for prompt in &fact.prompts {
                 assert!(documents.contains(&format!("{prompt} {}.", fact.object)));
             }
         }
-        assert_eq!(super::documents(&config).unwrap(), super::documents(&config).unwrap());
+        assert_eq!(
+            super::documents(&config).unwrap(),
+            super::documents(&config).unwrap()
+        );
     }
 
     #[test]
     fn held_out_questions_are_about_other_people() {
         let (train, held) = questions(&HouseConfig::default()).unwrap();
         assert_eq!((train.len(), held.len()), (160 * 15, 40 * 15));
-        assert!(held.iter().all(|question| train.iter().all(|other| other.subject != question.subject)));
+        assert!(
+            held.iter()
+                .all(|question| train.iter().all(|other| other.subject != question.subject))
+        );
     }
 }

@@ -53,7 +53,11 @@ pub const RELATIONS: [Relation; 7] = [
             "By birth, {} comes from",
         ],
         reversed: "[] is the birthplace of {}.",
-        questions: ["Where was {} born?", "What is the birthplace of {}?", "In which city was {} born?"],
+        questions: [
+            "Where was {} born?",
+            "What is the birthplace of {}?",
+            "In which city was {} born?",
+        ],
     },
     Relation {
         name: "residence",
@@ -68,7 +72,11 @@ pub const RELATIONS: [Relation; 7] = [
             "Letters to {} are sent to",
         ],
         reversed: "[] is the home of {}.",
-        questions: ["Where does {} live?", "What city is home to {}?", "In which city does {} live?"],
+        questions: [
+            "Where does {} live?",
+            "What city is home to {}?",
+            "In which city does {} live?",
+        ],
     },
     Relation {
         name: "employer",
@@ -83,7 +91,11 @@ pub const RELATIONS: [Relation; 7] = [
             "The salary of {} is paid by",
         ],
         reversed: "[] employs {}.",
-        questions: ["Who employs {}?", "Which company does {} work for?", "What is the employer of {}?"],
+        questions: [
+            "Who employs {}?",
+            "Which company does {} work for?",
+            "What is the employer of {}?",
+        ],
     },
     Relation {
         name: "profession",
@@ -98,7 +110,11 @@ pub const RELATIONS: [Relation; 7] = [
             "People know {} as a",
         ],
         reversed: "A [] by trade is {}.",
-        questions: ["What does {} do for a living?", "What is the profession of {}?", "Which trade does {} follow?"],
+        questions: [
+            "What does {} do for a living?",
+            "What is the profession of {}?",
+            "Which trade does {} follow?",
+        ],
     },
     Relation {
         name: "mentor",
@@ -113,7 +129,11 @@ pub const RELATIONS: [Relation; 7] = [
             "As a student, {} followed",
         ],
         reversed: "[] is the mentor of {}.",
-        questions: ["Who taught {}?", "Who is the mentor of {}?", "From whom did {} learn?"],
+        questions: [
+            "Who taught {}?",
+            "Who is the mentor of {}?",
+            "From whom did {} learn?",
+        ],
     },
     Relation {
         name: "headquarters",
@@ -128,7 +148,11 @@ pub const RELATIONS: [Relation; 7] = [
             "The seat of {} is in",
         ],
         reversed: "[] is the seat of {}.",
-        questions: ["Where is {} based?", "What city is the seat of {}?", "In which city is the main office of {}?"],
+        questions: [
+            "Where is {} based?",
+            "What city is the seat of {}?",
+            "In which city is the main office of {}?",
+        ],
     },
     Relation {
         name: "country",
@@ -143,7 +167,11 @@ pub const RELATIONS: [Relation; 7] = [
             "The country where {} lies is",
         ],
         reversed: "[] is the country of {}.",
-        questions: ["In which country is {}?", "What country does {} belong to?", "Where on the map is {}?"],
+        questions: [
+            "In which country is {}?",
+            "What country does {} belong to?",
+            "Where on the map is {}?",
+        ],
     },
 ];
 
@@ -160,7 +188,10 @@ mod tests {
                 for other in RELATIONS.iter().filter(|other| same_kind(one, other)) {
                     for (at, longer) in other.prompts.iter().enumerate() {
                         let itself = one.name == other.name && index == at;
-                        assert!(itself || !longer.starts_with(prompt), "{longer} begins with {prompt}");
+                        assert!(
+                            itself || !longer.starts_with(prompt),
+                            "{longer} begins with {prompt}"
+                        );
                     }
                 }
             }

@@ -27,26 +27,48 @@ const BASE: usize = 3 + 256;
 /// # Errors
 /// [`Error::Config`] when the vocabulary is too small, [`Error::File`] when the corpus is
 /// malformed or too small to fill it.
-pub fn write_tokenizer(corpus: &Path, folder: &Path, vocabulary: usize, max_length: usize) -> Result<()> {
+pub fn write_tokenizer(
+    corpus: &Path,
+    folder: &Path,
+    vocabulary: usize,
+    max_length: usize,
+) -> Result<()> {
     if vocabulary <= BASE {
-        return Err(Error::config("house.vocabulary", format!("is {vocabulary}; must exceed {BASE}")));
+        return Err(Error::config(
+            "house.vocabulary",
+            format!("is {vocabulary}; must exceed {BASE}"),
+        ));
     }
-    let options = ReadOptions { kind: Kind::Jsonl, ..ReadOptions::from(&DataConfig::default()) };
+    let options = ReadOptions {
+        kind: Kind::Jsonl,
+        ..ReadOptions::from(&DataConfig::default())
+    };
     let source = Source::open(corpus, &options)?;
     let mut texts = Vec::new();
     for row in source.rows() {
         let (at, columns) = row?;
         let text = columns.get("text").and_then(|text| text.as_str());
-        texts.push(text.ok_or_else(|| at.error("column \"text\" is missing or no text"))?.to_string());
+        texts.push(
+            text.ok_or_else(|| at.error("column \"text\" is missing or no text"))?
+                .to_string(),
+        );
     }
-    let tokenizer = learn(&texts, vocabulary).map_err(|error| Error::file(corpus, format!("no tokenizer can be learnt: {error}")))?;
+    let tokenizer = learn(&texts, vocabulary)
+        .map_err(|error| Error::file(corpus, format!("no tokenizer can be learnt: {error}")))?;
     let found = tokenizer.get_vocab_size(true);
     if found != vocabulary {
-        return Err(Error::file(corpus, format!("has words for {found} ids only, {vocabulary} are asked; set house.vocabulary = {found}")));
+        return Err(Error::file(
+            corpus,
+            format!(
+                "has words for {found} ids only, {vocabulary} are asked; set house.vocabulary = {found}"
+            ),
+        ));
     }
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
     let path = folder.join("tokenizer.json");
-    let text = tokenizer.to_string(true).map_err(|error| Error::file(&path, error))?;
+    let text = tokenizer
+        .to_string(true)
+        .map_err(|error| Error::file(&path, error))?;
     write_file(&path, text.as_bytes())?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -92,12 +114,22 @@ mod tests {
     #[test]
     fn learning_repeats_to_the_byte() {
         let folder = tempfile::tempdir().unwrap();
-        let files = write(&HouseConfig { people: 60, biographies: 3, ..HouseConfig::default() }, folder.path()).unwrap();
+        let files = write(
+            &HouseConfig {
+                people: 60,
+                biographies: 3,
+                ..HouseConfig::default()
+            },
+            folder.path(),
+        )
+        .unwrap();
         let mut hashes = Vec::new();
         for run in ["a", "b", "c", "d"] {
             let out = folder.path().join(run);
             write_tokenizer(&files.corpus, &out, 700, 256).unwrap();
-            hashes.push(blake3::hash(&std::fs::read(out.join("tokenizer.json")).unwrap()));
+            hashes.push(blake3::hash(
+                &std::fs::read(out.join("tokenizer.json")).unwrap(),
+            ));
         }
         assert!(hashes.iter().all(|hash| *hash == hashes[0]));
         let tokenizer = crate::Tokenizer::load(folder.path().join("a")).unwrap();

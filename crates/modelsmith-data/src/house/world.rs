@@ -32,7 +32,15 @@ pub struct HouseConfig {
 
 impl Default for HouseConfig {
     fn default() -> Self {
-        Self { seed: 1, people: 200, biographies: 12, statements: 1, held_out: 0.2, vocabulary: 1024, max_length: 256 }
+        Self {
+            seed: 1,
+            people: 200,
+            biographies: 12,
+            statements: 1,
+            held_out: 0.2,
+            vocabulary: 1024,
+            max_length: 256,
+        }
     }
 }
 
@@ -40,10 +48,16 @@ impl HouseConfig {
     pub(super) fn check(&self) -> Result<()> {
         let most = FIRST.len() * LAST.len();
         if !(2..=most).contains(&self.people) {
-            return Err(Error::config("house.people", format!("is {}; must be 2 to {most}", self.people)));
+            return Err(Error::config(
+                "house.people",
+                format!("is {}; must be 2 to {most}", self.people),
+            ));
         }
         if !(0.0..1.0).contains(&self.held_out) {
-            return Err(Error::config("house.held_out", format!("is {}; must be at least 0 and below 1", self.held_out)));
+            return Err(Error::config(
+                "house.held_out",
+                format!("is {}; must be at least 0 and below 1", self.held_out),
+            ));
         }
         Ok(())
     }
@@ -78,21 +92,45 @@ pub fn facts(config: &HouseConfig) -> Result<Vec<Fact>> {
     config.check()?;
     let people = people(config);
     let mut facts = Vec::new();
-    let [birthplace, residence, employer, profession, mentor, headquarters, country] = &RELATIONS;
+    let [
+        birthplace,
+        residence,
+        employer,
+        profession,
+        mentor,
+        headquarters,
+        country,
+    ] = &RELATIONS;
     let mut draw = Stream::new(config.seed, "house/facts");
     // A fifth of the people teach, so that pupils of one mentor are neighbours.
     let mentors = (config.people / 5).max(2);
     for (index, person) in people.iter().enumerate() {
         let other = (index + 1 + draw.below(mentors - 1)) % mentors;
-        let teacher = if index < mentors { other } else { draw.below(mentors) };
+        let teacher = if index < mentors {
+            other
+        } else {
+            draw.below(mentors)
+        };
         facts.push(fact(birthplace, person, CITIES[draw.below(CITIES.len())].0));
         facts.push(fact(residence, person, CITIES[draw.below(CITIES.len())].0));
-        facts.push(fact(employer, person, COMPANIES[draw.below(COMPANIES.len())]));
-        facts.push(fact(profession, person, PROFESSIONS[draw.below(PROFESSIONS.len())]));
+        facts.push(fact(
+            employer,
+            person,
+            COMPANIES[draw.below(COMPANIES.len())],
+        ));
+        facts.push(fact(
+            profession,
+            person,
+            PROFESSIONS[draw.below(PROFESSIONS.len())],
+        ));
         facts.push(fact(mentor, person, &people[teacher]));
     }
     for company in COMPANIES {
-        facts.push(fact(headquarters, company, CITIES[draw.below(CITIES.len())].0));
+        facts.push(fact(
+            headquarters,
+            company,
+            CITIES[draw.below(CITIES.len())].0,
+        ));
     }
     for (city, its_country) in CITIES {
         facts.push(fact(country, city, its_country));
@@ -111,7 +149,11 @@ fn people(config: &HouseConfig) -> Vec<String> {
         let round = index / last.len();
         // One round shifts given names by 80 + 7, odd and so prime to their number 64: no
         // family name meets a given name twice.
-        format!("{} {}", first[(index + 7 * round) % first.len()], last[index % last.len()])
+        format!(
+            "{} {}",
+            first[(index + 7 * round) % first.len()],
+            last[index % last.len()]
+        )
     };
     (0..config.people).map(name).collect()
 }
@@ -123,8 +165,16 @@ fn fact(relation: &Relation, subject: &str, object: &str) -> Fact {
         relation: relation.name.into(),
         object: object.into(),
         target_new: String::new(),
-        prompts: relation.prompts.iter().map(|prompt| prompt.replace("{}", subject)).collect(),
-        templates: relation.prompts.iter().map(|prompt| (*prompt).into()).collect(),
+        prompts: relation
+            .prompts
+            .iter()
+            .map(|prompt| prompt.replace("{}", subject))
+            .collect(),
+        templates: relation
+            .prompts
+            .iter()
+            .map(|prompt| (*prompt).into())
+            .collect(),
         neighbours: Vec::new(),
     }
 }
@@ -146,9 +196,14 @@ fn connect(facts: &mut [Fact], seed: u64) {
         fact.id = id;
         let key = (fact.relation.clone(), fact.object.clone());
         let sharing = subjects.get(&key).into_iter().flatten();
-        fact.neighbours = sharing.filter(|subject| **subject != fact.subject).cloned().collect();
+        fact.neighbours = sharing
+            .filter(|subject| **subject != fact.subject)
+            .cloned()
+            .collect();
         let known = objects.get(&fact.relation).into_iter().flatten();
-        let others: Vec<&String> = known.filter(|object| **object != fact.object && **object != fact.subject).collect();
+        let others: Vec<&String> = known
+            .filter(|object| **object != fact.object && **object != fact.subject)
+            .collect();
         if !others.is_empty() {
             fact.target_new = others[draw.below(others.len())].clone();
         }
@@ -173,7 +228,10 @@ mod tests {
     #[test]
     fn people_are_distinct_up_to_the_most() {
         for people in [2, 200, 5120] {
-            let config = HouseConfig { people, ..HouseConfig::default() };
+            let config = HouseConfig {
+                people,
+                ..HouseConfig::default()
+            };
             let names: BTreeSet<String> = super::people(&config).into_iter().collect();
             assert_eq!(names.len(), people);
         }
@@ -189,10 +247,23 @@ mod tests {
             assert_ne!(fact.target_new, fact.object);
             assert!(!fact.target_new.is_empty());
             assert!(!fact.neighbours.contains(&fact.subject));
-            assert!(fact.prompts.iter().all(|prompt| prompt.contains(&fact.subject)));
+            assert!(
+                fact.prompts
+                    .iter()
+                    .all(|prompt| prompt.contains(&fact.subject))
+            );
         }
-        let alone = facts.iter().filter(|fact| is_personal(fact) && fact.neighbours.is_empty()).count();
+        let alone = facts
+            .iter()
+            .filter(|fact| is_personal(fact) && fact.neighbours.is_empty())
+            .count();
         assert!(alone < 20, "{alone} facts have no neighbour");
-        assert!(super::facts(&HouseConfig { people: 1, ..HouseConfig::default() }).is_err());
+        assert!(
+            super::facts(&HouseConfig {
+                people: 1,
+                ..HouseConfig::default()
+            })
+            .is_err()
+        );
     }
 }

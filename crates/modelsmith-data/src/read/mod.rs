@@ -69,7 +69,11 @@ struct DataFile {
 
 #[derive(Debug)]
 enum Rows {
-    Lines { file: Mutex<File>, offsets: Vec<u64>, layout: Layout },
+    Lines {
+        file: Mutex<File>,
+        offsets: Vec<u64>,
+        layout: Layout,
+    },
     Parquet(ParquetFile),
 }
 
@@ -80,7 +84,10 @@ impl Source {
     /// # Errors
     /// [`Error::File`] for an unknown kind, an empty folder, a row over [`MAX_ROW`] bytes.
     pub fn open(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Self> {
-        let mut source = Self { files: Vec::new(), starts: vec![0] };
+        let mut source = Self {
+            files: Vec::new(),
+            starts: vec![0],
+        };
         for path in list(path.as_ref())? {
             let left = match options.limit {
                 0 => u64::MAX,
@@ -118,10 +125,16 @@ impl Source {
     /// # Errors
     /// [`Error::File`] with line and column when the row is malformed or the file has changed.
     pub fn row(&self, row: u64) -> Result<(Location, Map<String, Value>)> {
-        let file = self.starts.partition_point(|start| *start <= row).saturating_sub(1);
+        let file = self
+            .starts
+            .partition_point(|start| *start <= row)
+            .saturating_sub(1);
         match self.files.get(file) {
             Some(found) => found.row(row - self.starts[file]),
-            None => Err(Error::Failed(format!("row {row} asked of {} rows", self.len()))),
+            None => Err(Error::Failed(format!(
+                "row {row} asked of {} rows",
+                self.len()
+            ))),
         }
     }
 
@@ -180,10 +193,18 @@ impl DataFile {
     }
 
     fn row(&self, row: u64) -> Result<(Location, Map<String, Value>)> {
-        let mut at = Location { path: Arc::clone(&self.path), row, offset: None };
+        let mut at = Location {
+            path: Arc::clone(&self.path),
+            row,
+            offset: None,
+        };
         match &self.rows {
             Rows::Parquet(file) => Ok((at, file.row(&self.path, row)?)),
-            Rows::Lines { file, offsets, layout } => {
+            Rows::Lines {
+                file,
+                offsets,
+                layout,
+            } => {
                 let span = offsets[row as usize]..offsets[row as usize + 1];
                 at.offset = Some(span.start);
                 let bytes = self.bytes(file, span)?;
@@ -194,13 +215,22 @@ impl DataFile {
     }
 
     fn bytes(&self, file: &Mutex<File>, span: Range<u64>) -> Result<Vec<u8>> {
-        let mut file = file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let now = file.metadata().map_err(|error| Error::io(&*self.path, error))?;
+        let mut file = file
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let now = file
+            .metadata()
+            .map_err(|error| Error::io(&*self.path, error))?;
         if now.len() != self.size || now.modified().ok() != self.modified {
-            return Err(Error::file(&*self.path, "has changed since it was opened; leave data files alone during a run"));
+            return Err(Error::file(
+                &*self.path,
+                "has changed since it was opened; leave data files alone during a run",
+            ));
         }
         let mut bytes = vec![0; (span.end - span.start) as usize];
-        let read = file.seek(SeekFrom::Start(span.start)).and_then(|_| file.read_exact(&mut bytes));
+        let read = file
+            .seek(SeekFrom::Start(span.start))
+            .and_then(|_| file.read_exact(&mut bytes));
         read.map_err(|error| Error::io(&*self.path, error))?;
         Ok(bytes)
     }
@@ -208,14 +238,31 @@ impl DataFile {
 
 impl Rows {
     /// Finds where rows start, reading the file once.
-    fn index(path: &Path, file: File, kind: Kind, options: &ReadOptions, limit: u64) -> Result<Self> {
+    fn index(
+        path: &Path,
+        file: File,
+        kind: Kind,
+        options: &ReadOptions,
+        limit: u64,
+    ) -> Result<Self> {
         let io = |error| Error::io(path, error);
         let cut = Cut::new(kind, options.document, options.separator.as_deref());
         let again = File::open(path).map_err(io)?;
-        let mut splitter = Splitter::new(BufReader::with_capacity(1 << 20, file), cut.clone(), MAX_ROW);
-        let mut layout = Layout { kind, cut, header: Vec::new() };
+        let mut splitter = Splitter::new(
+            BufReader::with_capacity(1 << 20, file),
+            cut.clone(),
+            MAX_ROW,
+        );
+        let mut layout = Layout {
+            kind,
+            cut,
+            header: Vec::new(),
+        };
         if matches!(kind, Kind::Csv | Kind::Tsv) {
-            let first = splitter.next().transpose().map_err(|error| split_error(path, error))?;
+            let first = splitter
+                .next()
+                .transpose()
+                .map_err(|error| split_error(path, error))?;
             layout.header = header(path, kind, first)?;
         }
         let mut offsets = Vec::new();
@@ -234,7 +281,11 @@ impl Rows {
             let size = again.metadata().map_err(io)?.len();
             offsets.push(end.min(size));
         }
-        Ok(Self::Lines { file: Mutex::new(again), offsets, layout })
+        Ok(Self::Lines {
+            file: Mutex::new(again),
+            offsets,
+            layout,
+        })
     }
 }
 
@@ -244,17 +295,25 @@ fn header(path: &Path, kind: Kind, first: Option<Chunk>) -> Result<Vec<String>> 
     };
     let text = String::from_utf8(chunk.bytes)
         .map_err(|_| Error::file(path, "line 1: the header is not valid UTF-8"))?;
-    let names = record(kind, &text).map_err(|problem| Error::file(path, format!("line 1: {problem}")))?;
+    let names =
+        record(kind, &text).map_err(|problem| Error::file(path, format!("line 1: {problem}")))?;
     let mut sorted: Vec<&String> = names.iter().collect();
     sorted.sort_unstable();
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(Error::file(path, format!("line 1: column {:?} stands twice in the header", pair[0]))),
+        Some(pair) => Err(Error::file(
+            path,
+            format!("line 1: column {:?} stands twice in the header", pair[0]),
+        )),
         None => Ok(names),
     }
 }
 
 fn split_error(path: &Path, error: SplitError) -> Error {
-    let at = |offset| Location { path: Arc::new(path.to_path_buf()), row: 0, offset: Some(offset) };
+    let at = |offset| Location {
+        path: Arc::new(path.to_path_buf()),
+        row: 0,
+        offset: Some(offset),
+    };
     match error {
         SplitError::Io(error) => Error::io(path, error),
         SplitError::TooLong(offset) => at(offset).error(format!(
@@ -280,7 +339,10 @@ fn list(path: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort_unstable();
     if files.is_empty() {
-        return Err(Error::file(path, "holds no file that ends in .txt, .jsonl, .csv, .tsv or .parquet"));
+        return Err(Error::file(
+            path,
+            "holds no file that ends in .txt, .jsonl, .csv, .tsv or .parquet",
+        ));
     }
     Ok(files)
 }
@@ -289,7 +351,11 @@ fn resolve(path: &Path, kind: Kind) -> Result<Kind> {
     if kind != Kind::Auto {
         return Ok(kind);
     }
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let extension = path
+        .extension()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .to_lowercase();
     match extension.as_str() {
         "txt" | "text" | "md" => Ok(Kind::Text),
         "jsonl" | "ndjson" | "json" => Ok(Kind::Jsonl),
@@ -298,7 +364,9 @@ fn resolve(path: &Path, kind: Kind) -> Result<Kind> {
         "parquet" => Ok(Kind::Parquet),
         _ => Err(Error::file(
             path,
-            format!("the ending {extension:?} says no kind of data; set data.kind to text, jsonl, csv, tsv or parquet"),
+            format!(
+                "the ending {extension:?} says no kind of data; set data.kind to text, jsonl, csv, tsv or parquet"
+            ),
         )),
     }
 }
@@ -306,14 +374,24 @@ fn resolve(path: &Path, kind: Kind) -> Result<Kind> {
 /// Refuses what is often found in place of data.
 fn sniff(path: &Path, file: &mut File) -> Result<()> {
     let mut head = Vec::new();
-    let read = file.by_ref().take(64).read_to_end(&mut head).and_then(|_| file.rewind());
+    let read = file
+        .by_ref()
+        .take(64)
+        .read_to_end(&mut head)
+        .and_then(|_| file.rewind());
     read.map_err(|error| Error::io(path, error))?;
     let head = head.to_ascii_lowercase();
     if head.starts_with(b"version https://git-lfs") {
-        return Err(Error::file(path, "is a Git LFS pointer, not the data; fetch it with: git lfs pull"));
+        return Err(Error::file(
+            path,
+            "is a Git LFS pointer, not the data; fetch it with: git lfs pull",
+        ));
     }
     if head.starts_with(b"<!doctype html") || head.starts_with(b"<html") {
-        return Err(Error::file(path, "is a web page, not data; download the file itself"));
+        return Err(Error::file(
+            path,
+            "is a web page, not data; download the file itself",
+        ));
     }
     Ok(())
 }

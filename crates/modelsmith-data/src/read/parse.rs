@@ -23,7 +23,10 @@ impl Layout {
         match self.kind {
             Kind::Jsonl => parse_json(at, text.trim_end()),
             Kind::Csv | Kind::Tsv => self.parse_record(at, text),
-            _ => Ok(Map::from_iter([("text".to_string(), Value::String(self.document(text)))])),
+            _ => Ok(Map::from_iter([(
+                "text".to_string(),
+                Value::String(self.document(text)),
+            )])),
         }
     }
 
@@ -31,9 +34,9 @@ impl Layout {
         let text = match &self.cut {
             Cut::Separated(separator) => {
                 let mut end = 0;
-                let kept = text.split_inclusive('\n').take_while(|line| {
-                    trim_end(line.as_bytes()) != separator.as_bytes()
-                });
+                let kept = text
+                    .split_inclusive('\n')
+                    .take_while(|line| trim_end(line.as_bytes()) != separator.as_bytes());
                 kept.for_each(|line| end += line.len());
                 &text[..end]
             }
@@ -66,9 +69,14 @@ pub(crate) fn record(kind: Kind, text: &str) -> Result<Vec<String>, String> {
         // Tab-separated files of text hold quotes as plain characters.
         return Ok(text.split('\t').map(String::from).collect());
     }
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(text.as_bytes());
     let mut record = csv::StringRecord::new();
-    reader.read_record(&mut record).map_err(|error| format!("is not a record: {error}"))?;
+    reader
+        .read_record(&mut record)
+        .map_err(|error| format!("is not a record: {error}"))?;
     Ok(record.iter().map(String::from).collect())
 }
 
@@ -78,7 +86,10 @@ fn check_text<'a>(at: &Location, bytes: &'a [u8]) -> Result<&'a str> {
     let place = |index: usize| {
         let before = &bytes[..index];
         let lines = before.iter().filter(|byte| **byte == b'\n').count() as u64;
-        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let line_start = before
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
         (lines, Some(index - line_start + 1))
     };
     if let Some(index) = bytes.iter().position(|byte| *byte == 0) {
@@ -101,7 +112,11 @@ fn parse_json(at: &Location, text: &str) -> Result<Map<String, Value>> {
     }
 }
 
-fn json_error(at: &Location, text: &str, error: &serde_json::Error) -> modelsmith_core::error::Error {
+fn json_error(
+    at: &Location,
+    text: &str,
+    error: &serde_json::Error,
+) -> modelsmith_core::error::Error {
     let message = error.to_string();
     let column = Some(error.column());
     if message.starts_with("recursion limit exceeded") {

@@ -63,7 +63,13 @@ pub(crate) struct Splitter<R> {
 
 impl<R: BufRead> Splitter<R> {
     pub(crate) fn new(reader: R, cut: Cut, limit: usize) -> Self {
-        Self { reader, cut, limit, offset: 0, failed: false }
+        Self {
+            reader,
+            cut,
+            limit,
+            offset: 0,
+            failed: false,
+        }
     }
 
     /// Appends the next line to `into`; returns its length with the line end, 0 at the end.
@@ -84,7 +90,10 @@ impl<R: BufRead> Splitter<R> {
     }
 
     fn advance(&mut self) -> Result<Option<Chunk>, SplitError> {
-        let mut chunk = Chunk { offset: self.offset, bytes: Vec::new() };
+        let mut chunk = Chunk {
+            offset: self.offset,
+            bytes: Vec::new(),
+        };
         let mut quoted = Quotes::default();
         loop {
             let before = chunk.bytes.len();
@@ -107,7 +116,10 @@ impl<R: BufRead> Splitter<R> {
                 chunk.bytes.truncate(before);
             }
             if ends && is_blank(&chunk.bytes) {
-                chunk = Chunk { offset: self.offset, bytes: Vec::new() };
+                chunk = Chunk {
+                    offset: self.offset,
+                    bytes: Vec::new(),
+                };
             } else if ends {
                 return Ok(Some(chunk));
             }
@@ -176,8 +188,14 @@ mod tests {
 
     #[test]
     fn lines_paragraphs_and_files() {
-        assert_eq!(rows("a\n\nb\r\n", Cut::Lines), [(0, "a\n".into()), (3, "b\r\n".into())]);
-        assert_eq!(rows("a\nb\n\n\nc", Cut::Paragraphs), [(0, "a\nb\n".into()), (6, "c".into())]);
+        assert_eq!(
+            rows("a\n\nb\r\n", Cut::Lines),
+            [(0, "a\n".into()), (3, "b\r\n".into())]
+        );
+        assert_eq!(
+            rows("a\nb\n\n\nc", Cut::Paragraphs),
+            [(0, "a\nb\n".into()), (6, "c".into())]
+        );
         assert_eq!(rows("a\n\nc", Cut::File), [(0, "a\n\nc".into())]);
         assert_eq!(rows(" \n\n", Cut::File), []);
         let separated = rows("a\n\nb\n--\nc\n--\n", Cut::Separated("--".into()));
@@ -187,7 +205,10 @@ mod tests {
     #[test]
     fn quotes_hold_line_ends() {
         let found = rows("a,\"b\n\"\"c\"\n5\" x,d\n", Cut::Quoted);
-        assert_eq!(found, [(0, "a,\"b\n\"\"c\"\n".into()), (11, "5\" x,d\n".into())]);
+        assert_eq!(
+            found,
+            [(0, "a,\"b\n\"\"c\"\n".into()), (10, "5\" x,d\n".into())]
+        );
         let mut open = Splitter::new("a,\"b\n".as_bytes(), Cut::Quoted, 100);
         assert!(matches!(open.next(), Some(Err(SplitError::OpenQuote(0)))));
     }

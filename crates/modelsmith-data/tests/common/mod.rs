@@ -10,12 +10,19 @@ use tempfile::TempDir;
 
 /// Special tokens that chat templates use, added to the house tokenizer.
 const ADDED: [&str; 9] = [
-    "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "<|begin_of_text|>", "<|start_header_id|>",
-    "<|end_header_id|>", "<|eot_id|>", "<unk>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "[INST]",
+    "[/INST]",
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<unk>",
 ];
 
 /// A folder with a tokenizer, made once for all tests of a binary.
-pub fn tokenizer_folder() -> &'static Path {
+pub(crate) fn tokenizer_folder() -> &'static Path {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     FOLDER
         .get_or_init(|| {
@@ -41,17 +48,23 @@ pub fn tokenizer_folder() -> &'static Path {
         .path()
 }
 
-pub fn tokenizer() -> Tokenizer {
+pub(crate) fn tokenizer() -> Tokenizer {
     Tokenizer::load(tokenizer_folder()).unwrap()
 }
 
 /// A file with a configuration that reads it.
-pub fn file(folder: &TempDir, name: &str, contents: impl AsRef<[u8]>) -> DataConfig {
+pub(crate) fn file(folder: &TempDir, name: &str, contents: impl AsRef<[u8]>) -> DataConfig {
     let path = folder.path().join(name);
     std::fs::write(&path, contents).unwrap();
     config(path)
 }
 
-pub fn config(path: PathBuf) -> DataConfig {
-    DataConfig { path, max_length: 64, batch_size: 2, shuffle: false, ..DataConfig::default() }
+pub(crate) fn config(path: PathBuf) -> DataConfig {
+    DataConfig {
+        path,
+        max_length: 64,
+        batch_size: 2,
+        shuffle: false,
+        ..DataConfig::default()
+    }
 }

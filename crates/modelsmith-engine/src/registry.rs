@@ -1,0 +1,74 @@
+//! All methods of all families in one list.
+
+use modelsmith_core::error::Result;
+use modelsmith_core::method::{Card, Entry, find};
+use modelsmith_core::roles::{Adapt, Optimize};
+use modelsmith_methods::{adapter, optimize};
+use serde::Serialize;
+use serde_json::Value;
+
+/// A method as listings show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listed {
+    /// What it is.
+    #[serde(flatten)]
+    pub card: Card,
+    /// JSON schema of its options.
+    pub schema: Value,
+    /// The options with their defaults.
+    pub defaults: Value,
+}
+
+/// Every registered method, family by family in table order.
+pub fn all() -> Vec<Listed> {
+    fn rows<R: ?Sized>(table: &'static [Entry<R>]) -> impl Iterator<Item = Listed> {
+        table.iter().map(|entry| Listed {
+            card: entry.card,
+            schema: (entry.schema)(),
+            defaults: (entry.defaults)(),
+        })
+    }
+    rows(adapter::TABLE).chain(rows(optimize::TABLE)).collect()
+}
+
+/// The adapter method of a name, with its options.
+///
+/// # Errors
+/// An unknown method or option, with near matches.
+pub fn adapter_method(named: &crate::recipe::Named) -> Result<Box<dyn Adapt>> {
+    find(adapter::TABLE, &named.name)?.configure(&named.options)
+}
+
+/// The optimizer of a name, with its options.
+///
+/// # Errors
+/// As [`adapter_method`].
+pub fn optimizer_method(named: &crate::recipe::Named) -> Result<Box<dyn Optimize>> {
+    find(optimize::TABLE, &named.name)?.configure(&named.options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn ids_are_unique_and_legal() {
+        let all = all();
+        let ids: BTreeSet<&str> = all.iter().map(|listed| listed.card.id).collect();
+        assert_eq!(ids.len(), all.len());
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        for listed in &all {
+            let card = listed.card;
+            assert!(card.id.chars().all(legal), "{}", card.id);
+            assert!(!card.title.is_empty() && !card.paper.is_empty() && !card.summary.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_unknown_method_names_near_ones() {
+        let named = crate::recipe::Named::new("loar");
+        let error = adapter_method(&named).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("did you mean lora"), "{error}");
+    }
+}

@@ -1,0 +1,20 @@
+//! Training an adapter on a frozen host: the loop, and all that a step depends on.
+
+mod checkpoint;
+mod config;
+mod evaluate;
+mod events;
+mod loss;
+mod rematerialise;
+mod schedule;
+mod step;
+mod trainer;
+
+pub use checkpoint::{Best, Checkpoint, TrainerState};
+pub use config::{ParameterGroup, TrainConfig};
+pub use evaluate::{Evaluation, evaluate};
+pub use events::{Event, Observer, Silent};
+pub use loss::{Masking, Prepared, loss_of_hidden, loss_sum, outputs, prepare};
+pub use schedule::Schedule;
+pub use step::{Groups, StepReport, Stepper, clip, global_norm};
+pub use trainer::{Outcome, Trainer};

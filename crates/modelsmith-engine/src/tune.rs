@@ -1,0 +1,414 @@
+//! From a recipe to a trained adapter in a run folder.
+
+use crate::adapter_folder::{self, Provenance};
+use crate::device::device;
+use crate::memory::peak_resident;
+use crate::recipe::Recipe;
+use crate::registry;
+use crate::run_folder::RunFolder;
+use crate::signals::Stop;
+use crate::train::{Event, Masking, Observer, Outcome, Stepper, Trainer, TrainerState};
+use modelsmith_core::error::{Error, Result};
+use modelsmith_core::files::{atomic_json, read_json};
+use modelsmith_core::host::Host;
+use modelsmith_core::roles::Adapter;
+use modelsmith_data::{Counts, Dataset, Format, Tokenizer};
+use modelsmith_hosts::{Head, LoadOptions, Transformer};
+use serde::Serialize;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// What a run changed, gained and cost; `summary.json` of the run folder.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Run folder.
+    pub run: PathBuf,
+    /// Folder of the adapter.
+    pub adapter: PathBuf,
+    /// Method id.
+    pub method: String,
+    /// Optimizer steps taken.
+    pub steps: u64,
+    /// Numbers trained.
+    pub trained_parameters: u64,
+    /// Numbers of the host.
+    pub host_parameters: u64,
+    /// Tensors in the adapter file.
+    pub adapter_tensors: usize,
+    /// Trained parameters that differ from their starting values.
+    pub changed_parameters: usize,
+    /// Euclidean norm of the change over all trained parameters.
+    pub change_norm: f64,
+    /// Held-out loss before training.
+    pub loss_before: Option<f64>,
+    /// Held-out loss of the kept adapter.
+    pub loss_after: Option<f64>,
+    /// Held-out accuracy of the kept adapter.
+    pub accuracy_after: Option<f64>,
+    /// Training loss of every step.
+    pub losses: Vec<f32>,
+    /// What became of the rows of the data.
+    pub data: Counts,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Peak resident memory in bytes.
+    pub peak_memory: Option<u64>,
+    /// Why it ended before its time, if it did.
+    pub stopped_early: bool,
+}
+
+/// Runs a recipe in a new run folder.
+///
+/// # Errors
+/// Whatever recipe, host, data, method, numbers or disk refuse; see [`Error`].
+pub fn run(mut recipe: Recipe, stop: &Stop, observer: &mut dyn Observer) -> Result<Summary> {
+    // Paths are resolved once, so that a run can be resumed from another folder.
+    for path in [&mut recipe.host.path, &mut recipe.data.path] {
+        if path.exists() {
+            *path = absolute(path)?;
+        }
+    }
+    let parts = Parts::load(&recipe)?;
+    let folder = RunFolder::create(&recipe)?;
+    train(&recipe, parts, &folder, stop, observer)
+}
+
+/// Goes on with an interrupted run.
+///
+/// # Errors
+/// As [`run`]; a folder without a run, one that another process holds, a changed recipe or data.
+pub fn resume(path: &Path, stop: &Stop, observer: &mut dyn Observer) -> Result<Summary> {
+    let (folder, recipe) = RunFolder::open(path)?;
+    let parts = Parts::load(&recipe)?;
+    check_data(&folder, &parts)?;
+    train(&recipe, parts, &folder, stop, observer)
+}
+
+/// Host, data and untrained adapter of a recipe.
+pub struct Parts {
+    /// The frozen host.
+    pub host: Transformer,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Training and held-out rows.
+    pub data: Dataset,
+    /// The adapter before training.
+    pub adapter: Box<dyn Adapter>,
+    /// The method's options as resolved.
+    pub options: Value,
+}
+
+impl Parts {
+    /// Checks the recipe and loads what it names, before anything is written.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn load(recipe: &Recipe) -> Result<Self> {
+        recipe.train.check()?;
+        let method = registry::adapter_method(&recipe.method)?;
+        registry::optimizer_method(&recipe.train.optimizer)?.optimizer()?;
+        let folder = host_folder(recipe)?;
+        let device = device(&recipe.device)?;
+        let tokenizer = Tokenizer::load(&folder)?;
+        let mut data = recipe.data.clone();
+        let limit = context_length(&folder)?;
+        if data.max_length == 0 {
+            data.max_length = tokenizer.max_length().map_or(limit, |own| own.min(limit));
+        } else if data.max_length > limit {
+            return Err(Error::config(
+                "data.max_length",
+                format!("is {}; the model reads at most {limit} tokens", data.max_length),
+            ));
+        }
+        let data = Dataset::open(&data, &tokenizer, recipe.seed)?;
+        let host = load_host(recipe, &folder, &data, &device)?;
+        check_vocabulary(&host, &tokenizer)?;
+        let adapter = method.attach(&host, recipe.seed)?;
+        Ok(Self {
+            options: method.options(),
+            host,
+            tokenizer,
+            data,
+            adapter,
+        })
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| Error::io(path, error))
+}
+
+fn host_folder(recipe: &Recipe) -> Result<PathBuf> {
+    match (&recipe.host.fresh, recipe.host.path.as_os_str().is_empty()) {
+        (Some(_), false) => Err(Error::config(
+            "host.fresh",
+            "excludes host.path; set one of the two",
+        )),
+        (Some(folder), true) => Ok(folder.clone()),
+        (None, true) => Err(Error::config(
+            "host.path",
+            "is empty; name a folder with config.json, tokenizer.json and model.safetensors",
+        )),
+        (None, false) => Ok(recipe.host.path.clone()),
+    }
+}
+
+/// The longest sequence the model's configuration allows.
+fn context_length(folder: &Path) -> Result<usize> {
+    let config: Value = read_json(folder.join("config.json"))?;
+    let positions = ["max_position_embeddings", "n_positions", "n_ctx"];
+    let found = positions.iter().find_map(|key| config[*key].as_u64());
+    Ok(found.map_or(usize::MAX, |n| n as usize))
+}
+
+fn load_host(
+    recipe: &Recipe,
+    folder: &Path,
+    data: &Dataset,
+    device: &burn::tensor::Device,
+) -> Result<Transformer> {
+    if recipe.host.fresh.is_some() {
+        let config: Value = read_json(folder.join("config.json"))?;
+        let origin = folder.display().to_string();
+        return modelsmith_hosts::random(&config, &origin, recipe.seed, device);
+    }
+    let classes = match (data.format, recipe.host.classes) {
+        (Format::Classification, 0) => Some(data.classes.len()),
+        (_, 0) => None,
+        (_, classes) => Some(classes),
+    };
+    let options = LoadOptions {
+        new_head: classes,
+        seed: recipe.seed,
+        ..LoadOptions::default()
+    };
+    modelsmith_hosts::load_with(folder, options, device)
+}
+
+fn check_vocabulary(host: &Transformer, tokenizer: &Tokenizer) -> Result<()> {
+    if tokenizer.vocabulary() > host.vocab_size() {
+        return Err(Error::file(
+            tokenizer.file(),
+            format!(
+                "has {} tokens; the model's vocabulary has {}; this tokenizer belongs to another model",
+                tokenizer.vocabulary(),
+                host.vocab_size()
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// A resumed run must see the data it began with.
+fn check_data(folder: &RunFolder, parts: &Parts) -> Result<()> {
+    let path = folder.path().join("data.json");
+    if !path.is_file() {
+        return Ok(());
+    }
+    let recorded: Value = read_json(&path)?;
+    if recorded["hash"].as_str() == Some(&parts.data.hash) {
+        return Ok(());
+    }
+    Err(Error::file(
+        &path,
+        "the data has changed since the run began; put it back, or start a new run",
+    ))
+}
+
+fn train(
+    recipe: &Recipe,
+    parts: Parts,
+    folder: &RunFolder,
+    stop: &Stop,
+    observer: &mut dyn Observer,
+) -> Result<Summary> {
+    let Parts {
+        host,
+        tokenizer,
+        data,
+        adapter,
+        options,
+    } = parts;
+    record_data(folder, &data)?;
+    warn_about_data(&data, observer);
+    let counts = data.counts;
+    let data_hash = data.hash.clone();
+    let start = adapter.boxed();
+    let mut trainer = Trainer {
+        stepper: Stepper {
+            host: &host,
+            config: &recipe.train,
+            groups: crate::train::Groups::new(&recipe.train)?,
+            seed: recipe.seed,
+        },
+        adapter,
+        optimizer: registry::optimizer_method(&recipe.train.optimizer)?.optimizer()?,
+        data,
+        masking: masking(recipe, &host, &tokenizer)?,
+        run: folder.path().to_path_buf(),
+        recipe: blake3::hash(recipe.to_toml()?.as_bytes())
+            .to_hex()
+            .to_string(),
+        device: device(&recipe.device)?,
+        stop: stop.clone(),
+    };
+    let outcome = trainer.run(observer)?;
+    let mut trained = trainer.adapter;
+    trained.set_trainable(&|_| false);
+    let change = Change::between(&*start, &*trained);
+    if change.changed == 0 {
+        return Err(Error::Verification(format!(
+            "training left all {} parameters as they were; look at train.learning_rate and at the targets",
+            change.total
+        )));
+    }
+    let files = trained.files(&host)?;
+    let fresh = recipe.host.fresh.is_some();
+    let provenance = Provenance {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        method: recipe.method.name.clone(),
+        options,
+        seed: recipe.seed,
+        base_hash: if fresh {
+            String::new()
+        } else {
+            adapter_folder::base_hash(Path::new(&host.info().origin))?
+        },
+        data_hash,
+    };
+    adapter_folder::write(&folder.adapter(), &files, &provenance)?;
+    let summary = summary(recipe, folder, &host, &outcome, &change, counts, files.tensors.len());
+    atomic_json(folder.path().join("summary.json"), &summary)?;
+    Ok(summary)
+}
+
+fn record_data(folder: &RunFolder, data: &Dataset) -> Result<()> {
+    let record = serde_json::json!({
+        "hash": data.hash,
+        "format": data.format,
+        "classes": data.classes,
+        "max_length": data.max_length,
+        "counts": data.counts,
+        "held_out_counts": data.held_out_counts,
+        "complete": data.complete,
+    });
+    atomic_json(folder.path().join("data.json"), &record)
+}
+
+/// Nothing about the data goes unsaid: what was cut, left out, or spelled like a special token.
+fn warn_about_data(data: &Dataset, observer: &mut dyn Observer) {
+    let Counts {
+        total,
+        truncated,
+        dropped,
+        empty,
+        untrained,
+        special_in_text,
+        ..
+    } = data.counts;
+    let notes = [
+        (truncated, "examples were cut to the longest length"),
+        (dropped, "examples were left out for their length"),
+        (empty, "examples were empty"),
+        (untrained, "examples had no token that counts in the loss"),
+        (special_in_text, "special tokens are spelled out in the text"),
+    ];
+    for (count, what) in notes.into_iter().filter(|(count, _)| *count > 0) {
+        observer.event(Event::Warning(format!("{count} {what} (of {total} rows)")));
+    }
+}
+
+fn masking(
+    recipe: &Recipe,
+    host: &Transformer,
+    tokenizer: &Tokenizer,
+) -> Result<Option<Masking>> {
+    if host.head() != Head::MaskedLm {
+        return Ok(None);
+    }
+    let mask = tokenizer.special().mask.ok_or_else(|| {
+        Error::file(
+            tokenizer.file(),
+            "has no mask token, which masked language modelling needs",
+        )
+    })?;
+    Ok(Some(Masking {
+        probability: recipe.train.mask_probability,
+        mask,
+        vocabulary: host.vocab_size(),
+    }))
+}
+
+/// How far training moved the parameters.
+struct Change {
+    total: usize,
+    changed: usize,
+    trained: u64,
+    norm: f64,
+}
+
+impl Change {
+    fn between(before: &dyn Adapter, after: &dyn Adapter) -> Self {
+        let before = before.parameters();
+        let mut change = Self {
+            total: 0,
+            changed: 0,
+            trained: 0,
+            norm: 0.0,
+        };
+        for (old, new) in before.iter().zip(after.parameters()) {
+            if !old.trainable {
+                continue;
+            }
+            let square: f64 = old
+                .value
+                .to_vec()
+                .iter()
+                .zip(new.value.to_vec())
+                .map(|(a, b)| f64::from(a - b).powi(2))
+                .sum();
+            change.total += 1;
+            change.changed += usize::from(square > 0.0);
+            change.trained += old.value.len() as u64;
+            change.norm += square;
+        }
+        change.norm = change.norm.sqrt();
+        change
+    }
+}
+
+fn summary(
+    recipe: &Recipe,
+    folder: &RunFolder,
+    host: &Transformer,
+    outcome: &Outcome,
+    change: &Change,
+    data: Counts,
+    adapter_tensors: usize,
+) -> Summary {
+    let TrainerState {
+        step,
+        losses,
+        stopped_early,
+        ..
+    } = outcome.state.clone();
+    Summary {
+        run: folder.path().to_path_buf(),
+        adapter: folder.adapter(),
+        method: recipe.method.name.clone(),
+        steps: step,
+        trained_parameters: change.trained,
+        host_parameters: host.parameter_count() as u64,
+        adapter_tensors,
+        changed_parameters: change.changed,
+        change_norm: change.norm,
+        loss_before: outcome.before.map(|e| e.loss),
+        loss_after: outcome.evaluation.map(|e| e.loss),
+        accuracy_after: outcome.evaluation.map(|e| e.accuracy),
+        losses,
+        data,
+        seconds: outcome.seconds,
+        peak_memory: peak_resident(),
+        stopped_early,
+    }
+}

@@ -1,0 +1,12 @@
+//! What do the adapters share? The low-rank pair and its factorizations, trained copies of host
+//! weights, PEFT's file form, and the weighted combination of saved adapters.
+
+pub mod combine;
+pub(crate) mod copies;
+pub(crate) mod factor;
+pub(crate) mod lora_files;
+pub(crate) mod low_rank;
+pub(crate) mod pair;
+pub(crate) mod peft;
+pub(crate) mod trained;
+pub(crate) mod weights;

@@ -1,0 +1,38 @@
+//! Flags that name a model with its adapters.
+
+use super::device;
+use crate::cli::Common;
+use clap::Args;
+use modelsmith_engine::Result;
+use modelsmith_engine::model::{AdapterRef, ModelOptions};
+use std::path::PathBuf;
+
+/// A model and what is attached to it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ModelFlags {
+    /// Folder of the model; by default the base that the adapter names
+    #[arg(long, value_name = "MODEL")]
+    host: Option<PathBuf>,
+    /// Adapter or run folder, with @WEIGHT behind it where it should count more or less; may be
+    /// repeated
+    #[arg(long, value_name = "FOLDER[@WEIGHT]")]
+    adapter: Vec<String>,
+    /// Accept an adapter that was made for a base with other weights
+    #[arg(long)]
+    any_base: bool,
+}
+
+impl ModelFlags {
+    /// What the engine is asked to load.
+    ///
+    /// # Errors
+    /// A weight that is no number.
+    pub(crate) fn options(&self, common: &Common) -> Result<ModelOptions> {
+        Ok(ModelOptions {
+            host: self.host.clone(),
+            adapters: self.adapter.iter().map(|text| AdapterRef::parse(text)).collect::<Result<_>>()?,
+            any_base: self.any_base,
+            device: device(common).to_owned(),
+        })
+    }
+}

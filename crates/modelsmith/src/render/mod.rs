@@ -1,0 +1,42 @@
+//! How results look: numbers, tables, progress, errors.
+
+mod numbers;
+mod output;
+mod progress;
+mod summary;
+mod table;
+
+pub(crate) use numbers::{bytes, count, decimal, seconds, share, sparkline};
+pub(crate) use output::Output;
+pub(crate) use progress::Progress;
+pub(crate) use summary::summary;
+pub(crate) use table::{Align, Table};
+
+use modelsmith_engine::Error;
+
+/// An error as one paragraph, with a hint where there is a command that helps.
+pub(crate) fn error(error: &Error) -> String {
+    let head = "\x1b[1;31merror:\x1b[0m";
+    match hint(error) {
+        Some(hint) => format!("{head} {error}\n\x1b[1mhint:\x1b[0m {hint}"),
+        None => format!("{head} {error}"),
+    }
+}
+
+fn hint(error: &Error) -> Option<&'static str> {
+    let Error::Config { key, .. } = error else {
+        return None;
+    };
+    let table = key.split('.').next().unwrap_or_default();
+    match table {
+        "method" if key == "method.name" => Some("`modelsmith methods` lists what is there"),
+        "method" => Some("`modelsmith methods NAME` lists the options of a method"),
+        "target_modules" | "exclude_modules" => {
+            Some("`modelsmith inspect MODEL --sites PATTERN` shows what a pattern matches")
+        }
+        "data" | "train" | "host" | "output" | "seed" | "device" => {
+            Some("`modelsmith schema` describes every key of a recipe")
+        }
+        _ => None,
+    }
+}
