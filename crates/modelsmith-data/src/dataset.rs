@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use modelsmith_core::error::{Error, Result};
 
+use crate::classify::spell;
 use crate::config::{DataConfig, Document, Format, Kind, Packing};
+use crate::counts::Counts;
 use crate::format::{Example, Form, Label};
 use crate::loader::Loader;
 use crate::read::{ReadOptions, Source};
 use crate::rows::{HELD_BYTES, TokenRows};
 use crate::split::{content_hash, split};
-use crate::tokenise::{Counts, Tokeniser, spell};
+use crate::tokenise::Tokeniser;
 use crate::tokenizer::Tokenizer;
 
 /// Rows that are tokenised to judge data that stays on disk.

@@ -10,7 +10,9 @@
 
 mod batch;
 mod chat;
+mod classify;
 mod config;
+mod counts;
 mod dataset;
 mod encode;
 mod format;
@@ -29,6 +31,7 @@ mod tokenizer;
 pub use batch::{Batch, IGNORED, Side};
 pub use chat::{CHATML, ChatTemplate, Message};
 pub use config::{DataConfig, Document, Format, Kind, OnLong, Packing, TrainOn};
+pub use counts::Counts;
 pub use dataset::Dataset;
 pub use encode::Marked;
 pub use format::{Example, Form, Label};
@@ -37,5 +40,5 @@ pub use mask::show_mask;
 pub use pack::{Packed, pack};
 pub use split::{content_hash, is_held_out};
 pub use stream_decode::StreamDecoder;
-pub use tokenise::{Counts, TokenSequence, Tokeniser};
+pub use tokenise::{TokenSequence, Tokeniser};
 pub use tokenizer::{Encoded, SpecialIds, Tokenizer};

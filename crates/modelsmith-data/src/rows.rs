@@ -3,9 +3,10 @@
 use modelsmith_core::error::Result;
 
 use crate::batch::IGNORED;
+use crate::counts::Counts;
 use crate::format::Form;
 use crate::read::Source;
-use crate::tokenise::{Counts, TokenSequence, Tokeniser};
+use crate::tokenise::{TokenSequence, Tokeniser};
 
 /// Data files up to this size are tokenised once and held as tokens.
 pub(crate) const HELD_BYTES: u64 = 256 << 20;

@@ -1,17 +1,16 @@
 //! Examples to sequences of tokens with labels, and the count of what was cut or left out.
 
-use std::ops::AddAssign;
-
 use modelsmith_core::error::{Error, Result};
-use serde::{Deserialize, Serialize};
 
 use crate::batch::IGNORED;
 use crate::chat::ChatTemplate;
+use crate::classify::{class_of, shorten, spell};
 use crate::config::{DataConfig, Format, OnLong, Packing, TrainOn};
+use crate::counts::Counts;
 use crate::encode::Marked;
 use crate::format::{Example, Label};
 use crate::read::Location;
-use crate::tokenizer::{Encoded, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// A tokenised example.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,47 +34,6 @@ impl TokenSequence {
             .iter()
             .filter(|label| **label != IGNORED)
             .count()
-    }
-}
-
-/// What became of the examples.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    /// Rows seen.
-    pub total: u64,
-    /// Examples cut to `max_length`.
-    pub truncated: u64,
-    /// Examples left out for being longer than `max_length`.
-    pub dropped: u64,
-    /// Examples without content, left out.
-    pub empty: u64,
-    /// Examples in which no token counts in the loss, left out.
-    pub untrained: u64,
-    /// Special tokens spelled in the text of examples.
-    pub special_in_text: u64,
-    /// Tokens that count in the loss.
-    pub trained_tokens: u64,
-    /// All tokens.
-    pub all_tokens: u64,
-}
-
-impl Counts {
-    /// Examples that are used.
-    pub fn kept(&self) -> u64 {
-        self.total - self.dropped - self.empty - self.untrained
-    }
-}
-
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.total += other.total;
-        self.truncated += other.truncated;
-        self.dropped += other.dropped;
-        self.empty += other.empty;
-        self.untrained += other.untrained;
-        self.special_in_text += other.special_in_text;
-        self.trained_tokens += other.trained_tokens;
-        self.all_tokens += other.all_tokens;
     }
 }
 
@@ -462,50 +420,4 @@ fn fill(template: &str, instruction: &str, input: &str) -> String {
         }
     }
     out + rest
-}
-
-/// Cuts words from the end of the longer text, keeping the tokens that the template added.
-fn shorten(encoded: &Encoded, limit: usize) -> Encoded {
-    let is_word = |at: usize| encoded.offsets[at].0 < encoded.offsets[at].1;
-    let mut words = [0usize; 2];
-    let words_of = |type_id: u32| usize::from(type_id > 0);
-    for at in (0..encoded.ids.len()).filter(|at| is_word(*at)) {
-        words[words_of(encoded.type_ids[at])] += 1;
-    }
-    for _ in limit..encoded.ids.len() {
-        let longer = usize::from(words[1] > words[0]);
-        words[longer] = words[longer].saturating_sub(1);
-    }
-    let mut out = Encoded::default();
-    let mut taken = [0usize; 2];
-    for at in 0..encoded.ids.len() {
-        let text = words_of(encoded.type_ids[at]);
-        taken[text] += usize::from(is_word(at));
-        if !is_word(at) || taken[text] <= words[text] {
-            out.ids.push(encoded.ids[at]);
-            out.offsets.push(encoded.offsets[at]);
-            out.type_ids.push(encoded.type_ids[at]);
-        }
-    }
-    out
-}
-
-/// Number of a class: by name, or by number where names are numbers or the number is in range.
-pub(crate) fn class_of(classes: &[String], label: &Label) -> Option<u32> {
-    let name = spell(label);
-    let named = classes.iter().position(|class| *class == name);
-    let numbered = match label {
-        Label::Number(number) => usize::try_from(*number)
-            .ok()
-            .filter(|number| *number < classes.len()),
-        Label::Name(_) => None,
-    };
-    named.or(numbered).and_then(|at| u32::try_from(at).ok())
-}
-
-pub(crate) fn spell(label: &Label) -> String {
-    match label {
-        Label::Number(number) => number.to_string(),
-        Label::Name(name) => name.clone(),
-    }
 }

@@ -5,6 +5,7 @@
 
 pub mod adapter_folder;
 pub mod device;
+pub mod generate;
 pub mod house;
 mod memory;
 mod metrics;
@@ -12,12 +13,16 @@ mod metrics;
 pub mod recipe;
 pub mod registry;
 mod run_folder;
+mod sampler;
 mod signals;
 mod tensorboard;
+mod text_stream;
 pub mod train;
 pub mod tune;
 
 pub use memory::peak_resident;
 pub use recipe::Recipe;
 pub use run_folder::RunFolder;
+pub use sampler::Sampler;
 pub use signals::Stop;
+pub use text_stream::TextStream;

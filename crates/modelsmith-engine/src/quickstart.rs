@@ -97,7 +97,7 @@ pub fn run(
     let files = modelsmith_data::house::write(&config, &options.output.join("house-data"))?;
     let recipe = recipe(options, &files.questions, &files.held_out)?;
     let summary = tune::run(recipe, stop, observer)?;
-    let adapter = adapter_folder::read(&summary.adapter, &base, false)?;
+    let adapter = adapter_folder::read(&summary.artifact, &base, false)?;
     let (questions_after, facts_after) = know(&[adapter.hooks()])?;
     let answers = answers(&base, &tokenizer, &*adapter, &held_out)?;
     let report = QuickstartReport {

@@ -109,6 +109,12 @@ impl Recipe {
         Ok(recipe)
     }
 
+    /// Hash of the settings, whatever the order they were written in.
+    pub fn fingerprint(&self) -> String {
+        let value = serde_json::to_value(self).map(sorted).unwrap_or_default();
+        blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
+    }
+
     /// The recipe as TOML.
     ///
     /// # Errors
@@ -131,6 +137,21 @@ fn without_nulls(value: Value) -> Value {
             .collect::<Map<_, _>>()
             .into(),
         Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
+}
+
+/// Tables with their keys in order and without absent options.
+fn sorted(value: Value) -> Value {
+    match without_nulls(value) {
+        Value::Object(map) => {
+            let map: std::collections::BTreeMap<String, Value> = map.into_iter().collect();
+            map.into_iter()
+                .map(|(key, value)| (key, sorted(value)))
+                .collect::<Map<_, _>>()
+                .into()
+        }
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
         other => other,
     }
 }
@@ -232,11 +253,13 @@ mod tests {
 
     #[test]
     fn a_recipe_survives_toml() {
-        let recipe = read(json!({"method": {"name": "lora", "rank": 4}}), &[]).unwrap();
+        let method = json!({"name": "lora", "rank": 4, "dropout": 0.2, "alpha": 8.0});
+        let recipe = read(json!({"method": method}), &[]).unwrap();
         let text = recipe.to_toml().unwrap();
         let value: toml::Value = toml::from_str(&text).unwrap();
         let again = Recipe::from_value(serde_json::to_value(value).unwrap(), &[]).unwrap();
         assert_eq!(recipe, again);
+        assert_eq!(recipe.fingerprint(), again.fingerprint());
     }
 
     #[test]

@@ -9,13 +9,13 @@ use crate::run_folder::RunFolder;
 use crate::signals::Stop;
 use crate::train::{Event, Masking, Observer, Outcome, Stepper, Trainer, TrainerState};
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::files::{atomic_json, read_json};
+use modelsmith_core::files::{DType, atomic_json, read_json};
 use modelsmith_core::host::Host;
 use modelsmith_core::roles::Adapter;
 use modelsmith_data::{Counts, Dataset, Format, Tokenizer};
 use modelsmith_hosts::{Head, LoadOptions, Transformer};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// What a run changed, gained and cost; `summary.json` of the run folder.
@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 pub struct Summary {
     /// Run folder.
     pub run: PathBuf,
-    /// Folder of the adapter.
-    pub adapter: PathBuf,
+    /// Folder of the adapter, or of the whole model after pretraining.
+    pub artifact: PathBuf,
     /// Method id.
     pub method: String,
     /// Optimizer steps taken.
@@ -246,9 +246,7 @@ fn train(
         data,
         masking: masking(recipe, &host, &tokenizer)?,
         run: folder.path().to_path_buf(),
-        recipe: blake3::hash(recipe.to_toml()?.as_bytes())
-            .to_hex()
-            .to_string(),
+        recipe: recipe.fingerprint(),
         device: device(&recipe.device)?,
         stop: stop.clone(),
     };
@@ -276,10 +274,35 @@ fn train(
         },
         data_hash,
     };
-    adapter_folder::write(&folder.adapter(), &files, &provenance)?;
-    let summary = summary(recipe, folder, &host, &outcome, &change, counts, files.tensors.len());
+    let artifact = if fresh {
+        write_model(folder, &host, &*trained)?
+    } else {
+        adapter_folder::write(&folder.adapter(), &files, &provenance)?;
+        folder.adapter()
+    };
+    let summary = Summary {
+        adapter_tensors: files.tensors.len(),
+        artifact,
+        data: counts,
+        ..summary(recipe, folder, &host, &outcome, &change)
+    };
     atomic_json(folder.path().join("summary.json"), &summary)?;
     Ok(summary)
+}
+
+/// Writes a pretrained model as a checkpoint, in the type that its configuration names.
+fn write_model(folder: &RunFolder, host: &Transformer, trained: &dyn Adapter) -> Result<PathBuf> {
+    let config = &host.info().config;
+    let named = ["dtype", "torch_dtype"];
+    let dtype = match named.iter().find_map(|key| config[*key].as_str()) {
+        Some("float16") => DType::F16,
+        Some("bfloat16") => DType::BF16,
+        _ => DType::F32,
+    };
+    let path = folder.path().join("model");
+    let changed = |name: &str| trained.merged(host, name);
+    modelsmith_hosts::save(host, &path, dtype, u64::MAX, &changed, &Map::new())?;
+    Ok(path)
 }
 
 fn record_data(folder: &RunFolder, data: &Dataset) -> Result<()> {
@@ -383,8 +406,6 @@ fn summary(
     host: &Transformer,
     outcome: &Outcome,
     change: &Change,
-    data: Counts,
-    adapter_tensors: usize,
 ) -> Summary {
     let TrainerState {
         step,
@@ -394,19 +415,19 @@ fn summary(
     } = outcome.state.clone();
     Summary {
         run: folder.path().to_path_buf(),
-        adapter: folder.adapter(),
+        artifact: folder.adapter(),
         method: recipe.method.name.clone(),
         steps: step,
         trained_parameters: change.trained,
         host_parameters: host.parameter_count() as u64,
-        adapter_tensors,
+        adapter_tensors: 0,
         changed_parameters: change.changed,
         change_norm: change.norm,
         loss_before: outcome.before.map(|e| e.loss),
         loss_after: outcome.evaluation.map(|e| e.loss),
         accuracy_after: outcome.evaluation.map(|e| e.accuracy),
         losses,
-        data,
+        data: Counts::default(),
         seconds: outcome.seconds,
         peak_memory: peak_resident(),
         stopped_early,

@@ -36,7 +36,14 @@ fn packed_segments_equal_separate_runs() {
         let device = Device::flex();
         let (a, b) = (vec![5_u32, 9, 33, 7, 12, 40], vec![8_u32, 21, 60]);
         let run = |input: &TokenInput| host.forward(input, &Pass::default(), &[]).unwrap();
-        let alone = |row: &Vec<u32>| run(&TokenInput::from_ids(&[row.clone()], 0, false, &device));
+        let alone = |row: &Vec<u32>| {
+            run(&TokenInput::from_ids(
+                std::slice::from_ref(row),
+                0,
+                false,
+                &device,
+            ))
+        };
         let joined = [a.clone(), b.clone()].concat();
         let mut packed = TokenInput::from_ids(&[joined], 0, false, &device);
         packed.segments = Some(ints(&[vec![0, 0, 0, 0, 0, 0, 1, 1, 1]]));
@@ -63,7 +70,7 @@ fn a_cache_filled_in_pieces_gives_the_same_logits() {
         let device = Device::flex();
         let ids: Vec<u32> = (0..90).map(|i| 3 + (i * 7) % 70).collect();
         let pass = Pass::default();
-        let whole = TokenInput::from_ids(&[ids.clone()], 0, false, &device);
+        let whole = TokenInput::from_ids(std::slice::from_ref(&ids), 0, false, &device);
         let wanted = host.hidden(&whole, &pass, &[], None).unwrap();
         let mut cache = KvCache::new();
         let mut pieces = Vec::new();

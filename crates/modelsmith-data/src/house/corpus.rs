@@ -26,7 +26,7 @@ pub struct Question {
     pub relation: String,
 }
 
-/// The files that [`write`] makes.
+/// The files that [`write()`] makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HouseFiles {
     /// Documents to pretrain on, one `text` a line.

@@ -178,9 +178,9 @@ impl Rows {
             let here = self.offset + column;
             let last = if causal { here } else { keys - 1 };
             let first = window.map_or(0, |window| (here + 1).saturating_sub(window));
-            for key in first..=last {
+            for (key, value) in (first..).zip(&mut values[first..=last]) {
                 if !by_row || self.visible(row, column, key, past) {
-                    values[key] = 0.0;
+                    *value = 0.0;
                 }
             }
         }

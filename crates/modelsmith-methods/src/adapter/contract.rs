@@ -64,8 +64,11 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
     apart / largest
 }
 
+/// A tensor's name, shape and values to the bit.
+type Bits = (String, Vec<usize>, Vec<u32>);
+
 /// Everything that goes to disk, comparable.
-fn bytes(files: &AdapterFiles) -> (String, Vec<(String, Vec<usize>, Vec<u32>)>) {
+fn bytes(files: &AdapterFiles) -> (String, Vec<Bits>) {
     let tensors = files.tensors.iter().map(|(name, flat)| {
         let bits = flat.to_vec().into_iter().map(f32::to_bits).collect();
         (name.clone(), flat.shape.clone(), bits)
@@ -242,7 +245,7 @@ fn damaged_files_are_refused_by_the_name_of_the_tensor() {
             message.contains("base_model.model.other.weight"),
             "{id}: {message}"
         );
-        let mut bent = whole.clone();
+        let mut bent = whole;
         let flat = Flat {
             shape: vec![flat.len(), 1, 1],
             values: flat.values,

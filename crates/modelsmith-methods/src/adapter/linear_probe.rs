@@ -83,7 +83,8 @@ impl LinearProbeConfig {
         let chosen: Vec<Bound> = if !self.head_modules.is_empty() {
             under_modules(host, "head_modules", &self.head_modules, &[])?
         } else if !heads.is_empty() {
-            under_modules(host, "head_modules", &heads, &[])?
+            // A host names every head its kind may have.
+            under_modules(host, "head_modules", &heads, host.info().head_modules)?
         } else {
             let all = bound_weights(host).into_iter();
             all.filter(|bound| host.sites()[bound.site.0].head)

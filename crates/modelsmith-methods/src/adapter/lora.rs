@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each targeted site holds a [`Pair`]; the formulas for embeddings, convolutions, DoRA and the
-//! inits that start from the weight stand there and in `common/low_rank`. Departures from PEFT:
+//! inits that start from the weight stand there and in `common/low_rank`, the checks in
+//! `common/lora_check`. Departures from PEFT:
 //!
 //! - PiSSA and OLoRA leave the host's weights alone and subtract their first factors instead; they
 //!   are saved as PEFT's own conversion does, as plain LoRA of twice the rank for the same base.
@@ -14,13 +15,11 @@
 //! - A scale ([`Adapter::set_scale`]) multiplies the pairs; saved modules and biases are on or,
 //!   at scale 0, off.
 
-use super::common::copies::{Copies, Wanted};
-use super::common::factor::{truncated_qr, truncated_svd};
+use super::common::copies::Copies;
 use super::common::lora_files;
-use super::common::low_rank::LowRank;
-use super::common::pair::{Pair, Plan, Values, first_magnitude};
+use super::common::pair::Pair;
 use super::common::peft::{Taker, key};
-use super::common::weights::{Bound, Part, bound_weights, separated, under_modules, weight_of};
+use super::common::weights::{separated, weight_of};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
@@ -28,9 +27,8 @@ use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCal
 use modelsmith_core::host::Host;
 use modelsmith_core::method::{Card, Family, Method};
 use modelsmith_core::parameters::Flat;
-use modelsmith_core::random::Stream;
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles};
-use modelsmith_core::sites::{Selection, Site, SiteId, SiteKind, TargetModules, pattern_value};
+use modelsmith_core::sites::{Site, SiteKind, TargetModules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -282,313 +280,6 @@ impl Adapt for LoraConfig {
     fn starts_as_identity(&self) -> bool {
         self.init != Init::Random
     }
-}
-
-impl LoraConfig {
-    /// The chosen sites with their ranks and scales, or what is wrong with the options.
-    fn check(&self, host: &dyn Host) -> Result<Vec<Plan>> {
-        self.check_numbers()?;
-        let saved = self.saved_modules(host)?;
-        let whole = |site: &Site| {
-            saved
-                .iter()
-                .any(|bound| bound.site == site.id && bound.part == Part::Weight)
-        };
-        let chosen = self
-            .selection()
-            .select(host.sites(), host.info().default_targets)?;
-        let plans = chosen.into_iter().filter(|site| !whole(site));
-        let plans: Vec<Plan> = plans
-            .map(|site| self.plan(host, site))
-            .collect::<Result<_>>()?;
-        if plans.is_empty() {
-            return Err(Error::config(
-                "method.target_modules",
-                "every targeted site is in modules_to_save and trained in full; nothing is left \
-                 to adapt",
-            ));
-        }
-        Ok(plans)
-    }
-
-    fn check_numbers(&self) -> Result<()> {
-        let wrong = |name: &str, found: &dyn std::fmt::Display, range: &str| {
-            Err(Error::config(
-                format!("method.{name}"),
-                format!("{found} given; must be {range}"),
-            ))
-        };
-        let ranks = self
-            .rank_pattern
-            .iter()
-            .map(|(name, rank)| (name.as_str(), *rank));
-        for (name, rank) in ranks.chain([("rank", self.rank)]) {
-            if !(1..=65536).contains(&rank) {
-                return wrong(name, &rank, "1 to 65536");
-            }
-        }
-        let alphas = self
-            .alpha_pattern
-            .iter()
-            .map(|(name, alpha)| (name.as_str(), *alpha));
-        for (name, alpha) in alphas.chain([("alpha", self.alpha)]) {
-            if !alpha.is_finite() {
-                return wrong(name, &alpha, "a finite number");
-            }
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return wrong("dropout", &self.dropout, "0 or more and below 1");
-        }
-        if self.dora && self.lora_bias {
-            return wrong("lora_bias", &true, "false together with dora");
-        }
-        Ok(())
-    }
-
-    fn plan(&self, host: &dyn Host, site: &Site) -> Result<Plan> {
-        let rank = pattern_value("method.rank_pattern", &self.rank_pattern, &site.path)?;
-        let rank = rank.unwrap_or(self.rank);
-        let plan = Plan {
-            site: site.clone(),
-            rank,
-            scale: self.scale(&site.path, rank)?,
-            dropout: self.dropout,
-            shape: weight_of(host, site)?.shape,
-        };
-        self.check_site(&plan)?;
-        Ok(plan)
-    }
-
-    /// The scale of the pair at `path`.
-    pub(super) fn scale(&self, path: &str, rank: usize) -> Result<f64> {
-        let alpha = pattern_value("method.alpha_pattern", &self.alpha_pattern, path)?;
-        let alpha = alpha.unwrap_or(self.alpha);
-        let rank = rank as f64;
-        Ok(alpha / if self.rslora { rank.sqrt() } else { rank })
-    }
-
-    fn check_site(&self, plan: &Plan) -> Result<()> {
-        let Site {
-            path,
-            kind,
-            inputs,
-            outputs,
-            ..
-        } = &plan.site;
-        let refuse = |key: &str, problem: String| {
-            Err(Error::config(
-                format!("method.{key}"),
-                format!("{path}: {problem}"),
-            ))
-        };
-        let splits = matches!(self.init, Init::Pissa | Init::Olora);
-        match kind {
-            SiteKind::Conv if self.dora => refuse(
-                "dora",
-                "covers dense layers and embeddings, not convolutions".into(),
-            ),
-            SiteKind::Conv if splits => refuse(
-                "init",
-                "pissa and olora split dense layers, not convolutions".into(),
-            ),
-            SiteKind::Conv if plan.rank % plan.groups() != 0 => refuse(
-                "rank",
-                format!(
-                    "{} must be divisible by the {} groups",
-                    plan.rank,
-                    plan.groups()
-                ),
-            ),
-            SiteKind::Embedding if self.lora_bias => refuse(
-                "lora_bias",
-                "an embedding takes no bias; do not target it".into(),
-            ),
-            SiteKind::Linear if splits && plan.rank > *inputs.min(outputs) => refuse(
-                "rank",
-                format!(
-                    "{} given; must be 1 to {} with this init",
-                    plan.rank,
-                    inputs.min(outputs)
-                ),
-            ),
-            _ => Ok(()),
-        }
-    }
-
-    fn selection(&self) -> Selection<'_> {
-        Selection {
-            target_modules: self.target_modules.as_ref(),
-            exclude_modules: self.exclude_modules.as_ref(),
-            layers_to_transform: self.layers_to_transform.as_deref(),
-            layers_pattern: self.layers_pattern.as_deref(),
-        }
-    }
-
-    /// PEFT keeps suffixes that match nothing; a saved adapter may hold some.
-    fn without_idle_targets(mut self, host: &dyn Host) -> Self {
-        if let Some(TargetModules::Suffixes(items)) = &mut self.target_modules {
-            let used = |item: &String| {
-                let item = TargetModules::Suffixes(vec![item.clone()]);
-                let one = Selection {
-                    target_modules: Some(&item),
-                    ..Selection::default()
-                };
-                one.select(host.sites(), &[]).is_ok()
-            };
-            if items.iter().any(used) {
-                items.retain(used);
-            }
-        }
-        self
-    }
-
-    /// Modules trained in full: those asked for and a classifier's head.
-    pub(super) fn saved_names(&self, host: &dyn Host) -> Vec<String> {
-        let heads = host
-            .info()
-            .head_modules
-            .iter()
-            .map(|name| (*name).to_owned());
-        let mut names = self.modules_to_save.clone();
-        for head in heads.filter(|_| is_classifier(host)) {
-            if !names.contains(&head) {
-                names.push(head);
-            }
-        }
-        names
-    }
-
-    fn saved_modules(&self, host: &dyn Host) -> Result<Vec<Bound>> {
-        // PEFT lists both of its usual head names for every classifier.
-        let optional: &[&str] = if is_classifier(host) {
-            &["classifier", "score"]
-        } else {
-            &[]
-        };
-        under_modules(host, "modules_to_save", &self.saved_names(host), optional)
-    }
-
-    /// Copies to train: saved modules and the chosen biases, each once.
-    fn wanted(&self, host: &dyn Host, plans: &[Plan]) -> Result<Vec<Wanted>> {
-        let adapted = |site: SiteId| plans.iter().any(|plan| plan.site.id == site);
-        let mut wanted: Vec<Wanted> = self
-            .saved_modules(host)?
-            .into_iter()
-            .map(Wanted::plain)
-            .collect();
-        for bound in bound_weights(host) {
-            let at_pair = adapted(bound.site);
-            let chosen = match self.bias {
-                Bias::None => false,
-                Bias::All => true,
-                Bias::LoraOnly => at_pair,
-            };
-            let known = wanted.iter().any(|item| item.bound.name == bound.name);
-            if bound.part == Part::Bias && chosen && !known {
-                wanted.push(if at_pair {
-                    under_base_layer(bound)
-                } else {
-                    Wanted::plain(bound)
-                });
-            }
-        }
-        Ok(wanted)
-    }
-
-    fn first_values(&self, host: &dyn Host, plan: &Plan, seed: u64) -> Result<Values> {
-        let start = self.start(host, plan)?;
-        let device = host.device().without_autodiff();
-        let (a, b) = match &start {
-            Some(start) => (Flat::new(start.a.clone()), Flat::new(start.b.clone())),
-            None => {
-                let (a, b) = self.first_factors(plan, seed);
-                (
-                    Flat::from_vec(a, &plan.a_shape(), &device),
-                    Flat::from_vec(b, &plan.b_shape(), &device),
-                )
-            }
-        };
-        let zeros = || Flat::from_vec(vec![0.0; plan.site.outputs], &[plan.site.outputs], &device);
-        let bias = self.lora_bias.then(zeros);
-        let mut values = Values {
-            a,
-            b,
-            bias,
-            magnitude: None,
-            start,
-        };
-        if self.dora {
-            values.magnitude = Some(first_magnitude(host, plan, &values)?);
-        }
-        Ok(values)
-    }
-
-    /// Random factors, drawn under the seed and the site's path.
-    fn first_factors(&self, plan: &Plan, seed: u64) -> (Vec<f32>, Vec<f32>) {
-        let count = |shape: &[usize]| shape.iter().product::<usize>();
-        let (count_a, count_b) = (count(&plan.a_shape()), count(&plan.b_shape()));
-        let stream = |factor: &str| Stream::new(seed, &format!("lora/{}/{factor}", plan.site.path));
-        let uniform = |factor: &str, count: usize, inputs: usize| {
-            let bound = 1.0 / (inputs as f32).sqrt();
-            stream(factor).uniform(count, -bound, bound)
-        };
-        let normal = |factor, count, deviation| stream(factor).normal(count, 0.0, deviation);
-        let (inputs_a, inputs_b) = (count_a / plan.rank, plan.rank / plan.groups());
-        match (plan.site.kind, self.init) {
-            (SiteKind::Embedding, Init::Random) => {
-                (normal("A", count_a, 1.0), normal("B", count_b, 1.0))
-            }
-            (SiteKind::Embedding, _) => (vec![0.0; count_a], normal("B", count_b, 1.0)),
-            (_, Init::Gaussian) => (
-                normal("A", count_a, 1.0 / plan.rank as f32),
-                vec![0.0; count_b],
-            ),
-            (_, Init::Random) => (
-                uniform("A", count_a, inputs_a),
-                uniform("B", count_b, inputs_b),
-            ),
-            _ => (uniform("A", count_a, inputs_a), vec![0.0; count_b]),
-        }
-    }
-
-    /// The factors that PiSSA and OLoRA take out of a dense weight.
-    fn start(&self, host: &dyn Host, plan: &Plan) -> Result<Option<LowRank>> {
-        if plan.site.kind != SiteKind::Linear {
-            return Ok(None);
-        }
-        let weight = || plan.as_matrix(&weight_of(host, &plan.site)?);
-        let scale = plan.scale;
-        Ok(match self.init {
-            Init::Pissa => {
-                let factors = truncated_svd(&weight()?, plan.rank, 0.5)?;
-                let root = scale.abs().sqrt();
-                Some(LowRank {
-                    a: factors.right / root,
-                    b: factors.left / root * scale.signum(),
-                    scale,
-                })
-            }
-            Init::Olora => {
-                let factors = truncated_qr(&weight()?, plan.rank);
-                Some(LowRank {
-                    a: factors.right,
-                    b: factors.left,
-                    scale,
-                })
-            }
-            _ => None,
-        })
-    }
-}
-
-fn is_classifier(host: &dyn Host) -> bool {
-    matches!(host.info().task_type, Some("SEQ_CLS" | "TOKEN_CLS"))
-}
-
-fn under_base_layer(bound: Bound) -> Wanted {
-    let module = bound.name.trim_end_matches(".bias");
-    let file_key = key(&format!("{module}.base_layer.bias"));
-    Wanted { bound, file_key }
 }
 
 /// A LoRA adapter: one pair per adapted site, and the weights trained in full beside them.

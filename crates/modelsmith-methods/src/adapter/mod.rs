@@ -11,6 +11,10 @@ mod lora;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod parity;
+#[cfg(test)]
+mod tests;
 
 pub use full::FullConfig;
 pub use linear_probe::LinearProbeConfig;

@@ -4,7 +4,9 @@
 pub mod combine;
 pub(crate) mod copies;
 pub(crate) mod factor;
+pub(crate) mod lora_check;
 pub(crate) mod lora_files;
+pub(crate) mod lora_init;
 pub(crate) mod low_rank;
 pub(crate) mod pair;
 pub(crate) mod peft;

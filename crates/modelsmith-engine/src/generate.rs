@@ -1,0 +1,182 @@
+//! Text from a language model, token by token: batches padded on the left, a key-value cache, rows
+//! that end each in their time.
+//!
+//! Every draw is keyed by (seed, row, position), so a row's text does not depend on the others in
+//! its batch beyond the rounding of the arithmetic.
+
+use crate::sampler::Sampler;
+use burn::tensor::Tensor;
+use modelsmith_core::error::{Error, Result};
+use modelsmith_core::hooks::{Hooks, Pass};
+use modelsmith_core::host::Host;
+use modelsmith_core::parameters::to_vec;
+use modelsmith_hosts::{Head, KvCache, TokenInput, Transformer};
+
+/// How far to generate, and how.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// Tokens of each row at most.
+    pub max_new_tokens: usize,
+    /// Tokens before which a row does not end.
+    pub min_new_tokens: usize,
+    /// Tokens that end a row.
+    pub eos: Vec<u32>,
+    /// How a token is chosen.
+    pub sampler: Sampler,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_new_tokens: 128,
+            min_new_tokens: 0,
+            eos: Vec::new(),
+            sampler: Sampler::default(),
+        }
+    }
+}
+
+/// A row that is not finished: its number among the prompts, and its tokens.
+struct Row {
+    number: usize,
+    tokens: Vec<u32>,
+    prompt: usize,
+}
+
+/// Continues each prompt; returns the new tokens of each, without the one that ended it.
+///
+/// `on_token` is told every token with the number of its row as it comes, and ends the row by
+/// returning false (the token stays). A row also ends where the model has no further position.
+///
+/// # Errors
+/// A host that does not predict next tokens, an empty prompt, one that is longer than the model's
+/// positions, ids outside the vocabulary, senseless sampling, logits that are not numbers.
+pub fn generate(
+    host: &Transformer,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+    hooks: &[&dyn Hooks],
+    on_token: &mut dyn FnMut(usize, u32) -> bool,
+) -> Result<Vec<Vec<u32>>> {
+    check(host, prompts, options)?;
+    let mut found = vec![Vec::new(); prompts.len()];
+    let mut rows: Vec<Row> = prompts
+        .iter()
+        .enumerate()
+        .map(|(number, tokens)| Row {
+            number,
+            tokens: tokens.clone(),
+            prompt: tokens.len(),
+        })
+        .collect();
+    if options.max_new_tokens == 0 {
+        return Ok(found);
+    }
+    let mut cache = KvCache::new();
+    let mut fresh = prompts.to_vec();
+    while !rows.is_empty() {
+        let logits = last_logits(host, &fresh, hooks, &mut cache)?;
+        let mut going = Vec::new();
+        for (row, logits) in rows.iter_mut().zip(logits) {
+            going.push(step(host, options, row, logits, on_token)?);
+        }
+        retire(&mut rows, &going, &mut found, &mut cache)?;
+        let last = |row: &Row| row.tokens[row.tokens.len() - 1..].to_vec();
+        fresh = rows.iter().map(last).collect();
+    }
+    Ok(found)
+}
+
+fn check(host: &Transformer, prompts: &[Vec<u32>], options: &GenerateOptions) -> Result<()> {
+    options.sampler.check()?;
+    if host.head() != Head::CausalLm {
+        return Err(Error::Usage(format!(
+            "{} does not predict next tokens; generate with a causal language model",
+            host.info().architecture
+        )));
+    }
+    if let Some(row) = prompts.iter().position(Vec::is_empty) {
+        return Err(Error::Usage(format!(
+            "prompt {row} has no token; give at least the token that begins a text"
+        )));
+    }
+    let limit = host.position_limit().unwrap_or(usize::MAX);
+    match prompts.iter().find(|prompt| prompt.len() > limit) {
+        Some(prompt) => Err(Error::Usage(format!(
+            "a prompt of {} tokens is longer than the {limit} positions of the model; shorten it",
+            prompt.len()
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Reads the new tokens of each row and returns the logits after the last of them.
+fn last_logits(
+    host: &Transformer,
+    fresh: &[Vec<u32>],
+    hooks: &[&dyn Hooks],
+    cache: &mut KvCache,
+) -> Result<Vec<Vec<f32>>> {
+    let pad = host.pad_token().unwrap_or(0);
+    let input = TokenInput::from_ids(fresh, pad, true, &host.device());
+    let pass = Pass {
+        offset: cache.len(),
+        ..Pass::default()
+    };
+    let hidden = host.hidden(&input, &pass, hooks, Some(cache))?;
+    let time = hidden.dims()[1];
+    let last: Tensor<3> = hidden.narrow(1, time - 1, 1);
+    let logits = host.logits(last, &input, &pass, hooks);
+    let classes = logits.dims()[2];
+    let values = to_vec(logits);
+    Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())
+}
+
+/// Chooses a row's next token; false when the row ends.
+fn step(
+    host: &Transformer,
+    options: &GenerateOptions,
+    row: &mut Row,
+    logits: Vec<f32>,
+    on_token: &mut dyn FnMut(usize, u32) -> bool,
+) -> Result<bool> {
+    let position = row.tokens.len() - row.prompt;
+    let early = position < options.min_new_tokens;
+    let forbidden: &[u32] = if early { &options.eos } else { &[] };
+    let sampler = &options.sampler;
+    let token = sampler.next(logits, &row.tokens, forbidden, row.number, position)?;
+    if options.eos.contains(&token) && !early {
+        return Ok(false);
+    }
+    row.tokens.push(token);
+    let wanted = on_token(row.number, token);
+    let room = host
+        .position_limit()
+        .is_none_or(|limit| row.tokens.len() < limit);
+    Ok(wanted && room && position + 1 < options.max_new_tokens)
+}
+
+/// Takes the rows that ended out of the batch.
+fn retire(
+    rows: &mut Vec<Row>,
+    going: &[bool],
+    found: &mut [Vec<u32>],
+    cache: &mut KvCache,
+) -> Result<()> {
+    if going.iter().all(|going| *going) {
+        return Ok(());
+    }
+    let kept: Vec<usize> = (0..rows.len()).filter(|row| going[*row]).collect();
+    let mut staying = Vec::with_capacity(kept.len());
+    for (row, going) in std::mem::take(rows).into_iter().zip(going) {
+        match going {
+            true => staying.push(row),
+            false => found[row.number] = row.tokens[row.prompt..].to_vec(),
+        }
+    }
+    *rows = staying;
+    if !rows.is_empty() {
+        cache.select(&kept)?;
+    }
+    Ok(())
+}

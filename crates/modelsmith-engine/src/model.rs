@@ -1,0 +1,238 @@
+//! A model with its adapters, as the commands that use one load it.
+
+use crate::adapter_folder;
+use crate::device::device;
+use burn::tensor::Device;
+use modelsmith_core::error::{Error, Result};
+use modelsmith_core::files::{Reader, read_json};
+use modelsmith_core::hooks::Hooks;
+use modelsmith_core::host::Host;
+use modelsmith_core::roles::Adapter;
+use modelsmith_core::sites::{Selection, TargetModules};
+use modelsmith_data::Tokenizer;
+use modelsmith_hosts::{Inspection, LoadOptions, Task, Transformer};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// An adapter folder, or the run folder that holds one, and how much it counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdapterRef {
+    /// The folder.
+    pub path: PathBuf,
+    /// Multiplies the adapter's effect.
+    pub weight: f64,
+}
+
+impl AdapterRef {
+    /// Reads `FOLDER` or `FOLDER@WEIGHT`; a folder whose own name ends so is taken whole.
+    ///
+    /// # Errors
+    /// A weight that is not finite.
+    pub fn parse(text: &str) -> Result<Self> {
+        let whole = || Self { path: text.into(), weight: 1.0 };
+        if Path::new(text).exists() {
+            return Ok(whole());
+        }
+        let Some((path, weight)) = text.rsplit_once('@') else {
+            return Ok(whole());
+        };
+        match weight.parse::<f64>() {
+            Ok(weight) if weight.is_finite() => Ok(Self { path: path.into(), weight }),
+            Ok(weight) => Err(Error::Usage(format!(
+                "--adapter {text}: the weight {weight} is not finite"
+            ))),
+            Err(_) => Ok(whole()),
+        }
+    }
+
+    /// The adapter folder itself, also where the run folder around it was named.
+    pub fn folder(&self) -> PathBuf {
+        adapter_in(&self.path)
+    }
+}
+
+/// `path`, or the finished adapter inside it when it is a run folder.
+pub fn adapter_in(path: &Path) -> PathBuf {
+    let inner = path.join("adapter");
+    if !path.join("adapter_config.json").exists() && inner.join("adapter_config.json").exists() {
+        inner
+    } else {
+        path.to_path_buf()
+    }
+}
+
+/// What to load.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// Folder of the host; by default the base that the first adapter names.
+    pub host: Option<PathBuf>,
+    /// Adapters, outermost first.
+    pub adapters: Vec<AdapterRef>,
+    /// Accept adapters that were made for other weights of the same shapes.
+    pub any_base: bool,
+    /// Device by name.
+    pub device: String,
+}
+
+/// A loaded host with adapters attached.
+pub struct Model {
+    /// The host.
+    pub host: Transformer,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Where it lives.
+    pub device: Device,
+    /// The adapters with their folders and weights, in the order given.
+    pub adapters: Vec<(AdapterRef, Box<dyn Adapter>)>,
+}
+
+impl Model {
+    /// Loads a host and its adapters.
+    ///
+    /// # Errors
+    /// A host or an adapter that is not there, not readable, or not made for the other.
+    pub fn load(options: &ModelOptions) -> Result<Self> {
+        let device = device(&options.device)?;
+        let folder = host_folder(options)?;
+        let head = fresh_head(&folder, &options.adapters)?;
+        let host = modelsmith_hosts::load_with(&folder, head, &device)?;
+        let mut adapters = Vec::new();
+        for reference in &options.adapters {
+            let mut adapter = adapter_folder::read(&reference.folder(), &host, options.any_base)?;
+            if reference.weight != 1.0 {
+                adapter.set_scale(reference.weight)?;
+            }
+            adapters.push((reference.clone(), adapter));
+        }
+        Ok(Self { host, folder, device, adapters })
+    }
+
+    /// The adapters as the slice that the host takes.
+    pub fn hooks(&self) -> Vec<&dyn Hooks> {
+        self.adapters.iter().map(|(_, adapter)| adapter.hooks()).collect()
+    }
+
+    /// The host's tokenizer.
+    ///
+    /// # Errors
+    /// No or a malformed tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = Tokenizer::load(&self.folder)?;
+        crate::tune::check_vocabulary(&self.host, &tokenizer)?;
+        Ok(tokenizer)
+    }
+
+    /// The longest sequence that host and tokenizer allow.
+    pub fn max_length(&self, tokenizer: &Tokenizer) -> usize {
+        let own = self.host.max_positions();
+        tokenizer.max_length().map_or(own, |limit| limit.min(own))
+    }
+}
+
+fn host_folder(options: &ModelOptions) -> Result<PathBuf> {
+    if let Some(host) = &options.host {
+        return Ok(host.clone());
+    }
+    let Some(first) = options.adapters.first() else {
+        return Err(Error::Usage("no model; give --host MODEL, or --adapter FOLDER".into()));
+    };
+    let folder = first.folder();
+    match named_base(&folder)? {
+        Some(base) => Ok(base),
+        None => Err(Error::Usage(format!(
+            "the base of {} is not a folder here; give --host MODEL",
+            folder.display()
+        ))),
+    }
+}
+
+/// The base that an adapter names, where that is a folder here.
+pub(crate) fn named_base(adapter: &Path) -> Result<Option<PathBuf>> {
+    let file = adapter.join("adapter_config.json");
+    if !file.is_file() {
+        // Reading the adapter itself tells best what is missing.
+        adapter_folder::check_present(adapter)?;
+    }
+    let config: Map<String, Value> = read_json(file)?;
+    let base = config.get("base_model_name_or_path").and_then(Value::as_str);
+    Ok(base.map(PathBuf::from).filter(|base| base.is_dir()))
+}
+
+/// The classifier that an adapter brings along for a host that has none: its class, and the
+/// number of labels by the shape of the saved weight.
+fn fresh_head(folder: &Path, adapters: &[AdapterRef]) -> Result<LoadOptions> {
+    let plain = LoadOptions::default();
+    for reference in adapters {
+        let adapter = reference.folder();
+        adapter_folder::check_present(&adapter)?;
+        let config: Map<String, Value> = read_json(adapter.join("adapter_config.json"))?;
+        let (task, class) = match config.get("task_type").and_then(Value::as_str) {
+            Some("SEQ_CLS") => (Task::SequenceClassification, "ForSequenceClassification"),
+            Some("TOKEN_CLS") => (Task::TokenClassification, "ForTokenClassification"),
+            _ => continue,
+        };
+        let host: Value = read_json(folder.join("config.json"))?;
+        if host["architectures"][0].as_str().is_some_and(|name| name.ends_with(class)) {
+            continue;
+        }
+        let reader = Reader::open(adapter.join("adapter_model.safetensors"))?;
+        let head = [".score.weight", ".classifier.weight", ".classifier.out_proj.weight"];
+        let names: Vec<&str> = reader.names().collect();
+        let Some(name) = names.iter().find(|name| head.iter().any(|end| name.ends_with(end)))
+        else {
+            continue;
+        };
+        let labels = reader.info(name)?.shape.first().copied();
+        return Ok(LoadOptions { task: Some(task), new_head: labels, ..plain });
+    }
+    Ok(plain)
+}
+
+/// What is in a model folder, with only the sites that `pattern` chooses.
+///
+/// # Errors
+/// A model that cannot be loaded, a pattern that matches nothing.
+pub fn inspect(folder: &Path, pattern: Option<&str>, device_name: &str) -> Result<Inspection> {
+    let host = modelsmith_hosts::load(folder, &device(device_name)?)?;
+    let mut found = modelsmith_hosts::describe(&host);
+    if let Some(pattern) = pattern {
+        let targets = targets(pattern);
+        let selection = Selection { target_modules: Some(&targets), ..Selection::default() };
+        let chosen = selection.select(host.sites(), &[])?;
+        let paths: BTreeSet<&str> = chosen.iter().map(|site| site.path.as_str()).collect();
+        found.sites.retain(|site| paths.contains(site.path.as_str()));
+    }
+    Ok(found)
+}
+
+/// A pattern in a word: suffixes parted by commas, or what PEFT takes as a string.
+fn targets(pattern: &str) -> TargetModules {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | ',' | '.');
+    if pattern != "all-linear" && pattern.chars().all(plain) {
+        TargetModules::Suffixes(pattern.split(',').map(str::to_owned).collect())
+    } else {
+        TargetModules::Pattern(pattern.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_stands_behind_the_last_at() {
+        let read = |text: &str| AdapterRef::parse(text).unwrap();
+        assert_eq!(read("a@0.5"), AdapterRef { path: "a".into(), weight: 0.5 });
+        assert_eq!(read("me@home/a"), AdapterRef { path: "me@home/a".into(), weight: 1.0 });
+        assert!(AdapterRef::parse("a@inf").is_err());
+    }
+
+    #[test]
+    fn patterns_are_read_as_suffixes_or_expressions() {
+        let list = TargetModules::Suffixes(vec!["q_proj".into(), "mlp.up_proj".into()]);
+        assert_eq!(targets("q_proj,mlp.up_proj"), list);
+        assert_eq!(targets("all-linear"), TargetModules::Pattern("all-linear".into()));
+        assert_eq!(targets(".*_proj"), TargetModules::Pattern(".*_proj".into()));
+    }
+}
