@@ -3,6 +3,7 @@
 //! `adapter_model.safetensors` and `adapter_config.json` are what PEFT reads; `modelsmith.json`
 //! beside them records the method, its options, the seed and the hash of the base.
 
+use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Checkpoint, atomic_bytes, atomic_json, metadata_pt, read_json};
 use modelsmith_core::host::Host;
@@ -56,7 +57,7 @@ pub fn write(
 /// A missing or malformed file, a pickle, keys or shapes that do not fit the host, and (unless
 /// `any_base`) a host other than the one it was trained on.
 pub fn read(folder: &Path, host: &dyn Host, any_base: bool) -> Result<Box<dyn Adapter>> {
-    let files = read_files(folder, host)?;
+    let files = read_files(folder, &host.device())?;
     if !any_base {
         check_base(folder, host)?;
     }
@@ -72,27 +73,32 @@ pub fn read(folder: &Path, host: &dyn Host, any_base: bool) -> Result<Box<dyn Ad
         })
 }
 
-/// The two files of an adapter folder, tensors on the host's device.
+/// The two files of an adapter folder, tensors on a device.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_files(folder: &Path, host: &dyn Host) -> Result<AdapterFiles> {
-    let weights_file = folder.join(WEIGHTS);
-    if !weights_file.is_file() {
-        let problem = if folder.join("adapter_model.bin").is_file() {
-            "holds adapter_model.bin, a pickle, which can run code when read; save it with safetensors (PEFT: save_pretrained(..., safe_serialization=True))"
-        } else if folder.is_dir() {
-            "holds no adapter_model.safetensors; an adapter folder has that and adapter_config.json"
-        } else {
-            "there is no such adapter folder"
-        };
-        return Err(Error::file(folder, problem));
-    }
+pub fn read_files(folder: &Path, device: &Device) -> Result<AdapterFiles> {
+    check_present(folder)?;
     let config: Map<String, Value> = read_json(folder.join(CONFIG))?;
     Ok(AdapterFiles {
         config,
-        tensors: weights::load(&weights_file, &host.device())?,
+        tensors: weights::load(&folder.join(WEIGHTS), device)?,
     })
+}
+
+/// Refuses a folder that is not an adapter's, with the reason.
+pub(crate) fn check_present(folder: &Path) -> Result<()> {
+    if folder.join(WEIGHTS).is_file() {
+        return Ok(());
+    }
+    let problem = if folder.join("adapter_model.bin").is_file() {
+        "holds adapter_model.bin, a pickle, which can run code when read; save it with safetensors (PEFT: save_pretrained(..., safe_serialization=True))"
+    } else if folder.is_dir() {
+        "holds no adapter_model.safetensors; an adapter folder has that and adapter_config.json"
+    } else {
+        "there is no such adapter folder"
+    };
+    Err(Error::file(folder, problem))
 }
 
 /// What the program recorded beside the adapter, if it was the one that wrote it.

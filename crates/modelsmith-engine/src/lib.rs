@@ -4,16 +4,25 @@
 //! [`train`]) -> [`run_folder`] and [`adapter_folder`] (what is left behind).
 
 pub mod adapter_folder;
+pub mod convert;
 pub mod device;
+pub mod eval;
+mod fresh_folder;
 pub mod generate;
+pub mod generation;
 pub mod house;
 mod memory;
+pub mod merge;
 mod metrics;
-//pub mod quickstart;
+pub mod model;
+pub mod plan;
+mod probe;
+pub mod quickstart;
 pub mod recipe;
 pub mod registry;
 mod run_folder;
 mod sampler;
+pub mod show;
 mod signals;
 mod tensorboard;
 mod text_stream;
@@ -21,6 +30,7 @@ pub mod train;
 pub mod tune;
 
 pub use memory::peak_resident;
+pub use modelsmith_core::error::{Error, Result};
 pub use recipe::Recipe;
 pub use run_folder::RunFolder;
 pub use sampler::Sampler;

@@ -10,10 +10,12 @@ use modelsmith_core::host::Host;
 use modelsmith_core::roles::Adapter;
 use modelsmith_core::sites::{Selection, TargetModules};
 use modelsmith_data::Tokenizer;
-use modelsmith_hosts::{Inspection, LoadOptions, Task, Transformer};
+use modelsmith_hosts::{LoadOptions, Task, Transformer};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+pub use modelsmith_hosts::Inspection;
 
 /// An adapter folder, or the run folder that holds one, and how much it counts.
 #[derive(Clone, Debug, PartialEq)]
@@ -93,10 +95,14 @@ impl Model {
     /// # Errors
     /// A host or an adapter that is not there, not readable, or not made for the other.
     pub fn load(options: &ModelOptions) -> Result<Self> {
-        let device = device(&options.device)?;
+        Self::load_on(options, &device(&options.device)?)
+    }
+
+    /// [`Model::load`] on a device that is there already.
+    pub(crate) fn load_on(options: &ModelOptions, device: &Device) -> Result<Self> {
         let folder = host_folder(options)?;
         let head = fresh_head(&folder, &options.adapters)?;
-        let host = modelsmith_hosts::load_with(&folder, head, &device)?;
+        let host = modelsmith_hosts::load_with(&folder, head, device)?;
         let mut adapters = Vec::new();
         for reference in &options.adapters {
             let mut adapter = adapter_folder::read(&reference.folder(), &host, options.any_base)?;
@@ -105,7 +111,7 @@ impl Model {
             }
             adapters.push((reference.clone(), adapter));
         }
-        Ok(Self { host, folder, device, adapters })
+        Ok(Self { host, folder, device: device.clone(), adapters })
     }
 
     /// The adapters as the slice that the host takes.

@@ -6,7 +6,7 @@ use crate::tune::Parts;
 use modelsmith_core::error::Result;
 use modelsmith_core::host::Host;
 use modelsmith_core::sites::SiteKind;
-use modelsmith_data::{Counts, Format, show_mask};
+use modelsmith_data::{Counts, Format, Packing, show_mask};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -96,7 +96,10 @@ pub fn plan(recipe: &Recipe) -> Result<Plan> {
 /// probabilities twice; recomputing blocks leaves one block's share and the blocks' inputs.
 fn memory(recipe: &Recipe, parts: &Parts, trained: u64) -> Memory {
     const F32: u64 = 4;
-    let time = parts.data.max_length.min(longest(parts)) as u64;
+    let time = match recipe.data.packing {
+        Packing::None => parts.data.max_length.min(longest(parts)),
+        Packing::Pack | Packing::Chunk => parts.data.max_length,
+    } as u64;
     let tokens = recipe.data.batch_size as u64 * time;
     let config = &parts.host.info().config;
     let heads = ["num_attention_heads", "n_head"].iter().find_map(|key| config[*key].as_u64());

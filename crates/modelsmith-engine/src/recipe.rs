@@ -106,6 +106,12 @@ impl Recipe {
         if recipe.device.is_empty() {
             recipe.device = "flex".to_owned();
         }
+        let paths = [&mut recipe.host.path, &mut recipe.data.path];
+        for path in paths.into_iter().chain(&mut recipe.data.held_out_path) {
+            if let Ok(rest) = path.strip_prefix("$MODELSMITH_DATA") {
+                *path = data_folder()?.join(rest);
+            }
+        }
         Ok(recipe)
     }
 
@@ -125,6 +131,22 @@ impl Recipe {
         );
         toml::to_string(&value).map_err(|error| Error::Failed(format!("recipe: {error}")))
     }
+}
+
+/// The folder of public data: `MODELSMITH_DATA`, or `modelsmith/data` in the user's cache folder.
+///
+/// # Errors
+/// Neither that variable nor a home folder is set.
+pub fn data_folder() -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(folder) = set("MODELSMITH_DATA") {
+        return Ok(PathBuf::from(folder));
+    }
+    let cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+    cache
+        .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))
+        .map(|cache| cache.join("modelsmith/data"))
+        .ok_or_else(|| Error::Usage("set MODELSMITH_DATA to the folder with the data".into()))
 }
 
 /// TOML has no null: an absent option is written by leaving its key out.

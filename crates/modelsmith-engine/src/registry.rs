@@ -1,6 +1,6 @@
 //! All methods of all families in one list.
 
-use modelsmith_core::error::Result;
+use modelsmith_core::error::{Error, Result, suggest};
 use modelsmith_core::method::{Card, Entry, find};
 use modelsmith_core::roles::{Adapt, Optimize};
 use modelsmith_methods::{adapter, optimize};
@@ -29,6 +29,29 @@ pub fn all() -> Vec<Listed> {
         })
     }
     rows(adapter::TABLE).chain(rows(optimize::TABLE)).collect()
+}
+
+/// The method of a name.
+///
+/// # Errors
+/// An unknown name, with near matches.
+pub fn named(id: &str) -> Result<Listed> {
+    let mut known = Vec::new();
+    for listed in all() {
+        if listed.card.id == id {
+            return Ok(listed);
+        }
+        known.push(listed.card.id);
+    }
+    Err(Error::config(
+        "method.name",
+        format!("unknown method `{id}`; {}", suggest(id, known)),
+    ))
+}
+
+/// JSON schema of a whole recipe.
+pub fn recipe_schema() -> Value {
+    schemars::schema_for!(crate::Recipe).to_value()
 }
 
 /// The adapter method of a name, with its options.

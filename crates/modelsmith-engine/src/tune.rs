@@ -185,7 +185,7 @@ fn load_host(
     modelsmith_hosts::load_with(folder, options, device)
 }
 
-fn check_vocabulary(host: &Transformer, tokenizer: &Tokenizer) -> Result<()> {
+pub(crate) fn check_vocabulary(host: &Transformer, tokenizer: &Tokenizer) -> Result<()> {
     if tokenizer.vocabulary() > host.vocab_size() {
         return Err(Error::file(
             tokenizer.file(),
@@ -244,7 +244,7 @@ fn train(
         adapter,
         optimizer: registry::optimizer_method(&recipe.train.optimizer)?.optimizer()?,
         data,
-        masking: masking(recipe, &host, &tokenizer)?,
+        masking: masking(recipe.train.mask_probability, &host, &tokenizer)?,
         run: folder.path().to_path_buf(),
         recipe: recipe.fingerprint(),
         device: device(&recipe.device)?,
@@ -341,8 +341,8 @@ fn warn_about_data(data: &Dataset, observer: &mut dyn Observer) {
     }
 }
 
-fn masking(
-    recipe: &Recipe,
+pub(crate) fn masking(
+    probability: f64,
     host: &Transformer,
     tokenizer: &Tokenizer,
 ) -> Result<Option<Masking>> {
@@ -356,7 +356,7 @@ fn masking(
         )
     })?;
     Ok(Some(Masking {
-        probability: recipe.train.mask_probability,
+        probability,
         mask,
         vocabulary: host.vocab_size(),
     }))

@@ -152,7 +152,7 @@ fn the_real_small_llama_tells_its_story() {
     let mut text = String::new();
     generate(
         &host,
-        &[prompt.clone()],
+        std::slice::from_ref(&prompt),
         &options(60),
         &[],
         &mut |_, token| {

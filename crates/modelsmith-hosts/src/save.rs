@@ -45,6 +45,12 @@ pub fn save(
     changed: &dyn Fn(&str) -> Result<Option<Flat>>,
     config_patch: &Map<String, Value>,
 ) -> Result<Vec<PathBuf>> {
+    if !dtype.is_readable_as_f32() {
+        return Err(Error::config(
+            "dtype",
+            format!("{} cannot hold weights; use F32, F16 or BF16", dtype.name()),
+        ));
+    }
     make_folder(dir)?;
     let origin = Path::new(&host.info().origin);
     refuse_own_folder(origin, dir)?;
@@ -115,7 +121,6 @@ fn config(host: &dyn Host, dtype: DType, patch: &Map<String, Value>) -> Value {
     let name = match dtype {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
-        DType::F64 => "float64",
         _ => "float32",
     };
     let key = if map.contains_key("dtype") {

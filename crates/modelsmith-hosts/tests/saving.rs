@@ -75,6 +75,15 @@ fn changes_and_the_patch_are_written() {
     let wrong = |_: &str| Ok(Some(Flat::from_vec(vec![0.5; 3], &[3], &device)));
     let found = save(&host, dir.path(), DType::F32, u64::MAX, &wrong, &Map::new());
     assert!(found.unwrap_err().to_string().contains("[3]"));
+    let whole = save(
+        &host,
+        dir.path(),
+        DType::I64,
+        u64::MAX,
+        &unchanged,
+        &Map::new(),
+    );
+    assert!(whole.unwrap_err().to_string().contains("I64"));
     let own = save(
         &again,
         dir.path(),

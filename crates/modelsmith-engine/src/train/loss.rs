@@ -140,7 +140,8 @@ fn mask_tokens(
     (places, targets)
 }
 
-fn input_of(batch: &Batch, ids: Vec<u32>, device: &Device) -> TokenInput {
+/// What a host reads of a batch, with `ids` in place of the batch's own.
+pub(crate) fn input_of(batch: &Batch, ids: Vec<u32>, device: &Device) -> TokenInput {
     let shape = batch.shape;
     let ints = |values: Vec<i64>| {
         Tensor::<2, Int>::from_data(TensorData::new(values, shape), device)

@@ -1,5 +1,6 @@
 //! The training loop: windows of batches to steps, with evaluation, checkpoints and stopping.
 
+use super::config::TrainConfig;
 use super::checkpoint::{Best, Checkpoint, TrainerState, prune};
 use super::evaluate::{Evaluation, evaluate};
 use super::events::{Event, Observer};
@@ -72,7 +73,7 @@ impl Trainer<'_> {
     /// host, method or disk refuse.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         let state = self.restore()?;
-        let total_steps = self.total_steps()?;
+        let total_steps = total_steps(self.stepper.config, &self.data.train)?;
         let mut run = Loop {
             metrics: Metrics::open(&self.run, state.metrics_offset)?,
             first_step: state.step,
@@ -143,22 +144,6 @@ impl Trainer<'_> {
             Some(problem) => Err(Error::file(self.run.join("checkpoints"), problem)),
             None => Ok(()),
         }
-    }
-
-    fn total_steps(&self) -> Result<u64> {
-        let config = self.stepper.config;
-        if config.max_steps > 0 {
-            return Ok(config.max_steps);
-        }
-        let mut total = 0;
-        for epoch in 0..config.epochs {
-            let batches = self.data.train.batches_in_epoch(epoch)?;
-            total += batches.div_ceil(config.accumulation);
-        }
-        if total == 0 {
-            return Err(Error::config("data", "gives no batch to train on"));
-        }
-        Ok(total)
     }
 
     fn announce(&self, run: &Loop, observer: &mut dyn Observer) {
@@ -372,6 +357,25 @@ impl Trainer<'_> {
         }
         self.evaluate()
     }
+}
+
+/// Optimizer steps that a configuration asks for on these rows.
+///
+/// # Errors
+/// Rows that cannot be read, or that give no batch.
+pub fn total_steps(config: &TrainConfig, rows: &Loader) -> Result<u64> {
+    if config.max_steps > 0 {
+        return Ok(config.max_steps);
+    }
+    let mut total = 0;
+    for epoch in 0..config.epochs {
+        let batches = rows.batches_in_epoch(epoch)?;
+        total += batches.div_ceil(config.accumulation);
+    }
+    if total == 0 {
+        return Err(Error::config("data", "gives no batch to train on"));
+    }
+    Ok(total)
 }
 
 /// Scores held-out batches with a copy of the adapter that is outside any graph.

@@ -138,7 +138,7 @@ impl<'a> Stored<'a> {
             .map(|source| {
                 source
                     .as_ref()
-                    .map(|name| self.checkpoint.f32(name))
+                    .map(|name| self.finite(name))
                     .transpose()
             })
             .collect::<Result<_>>()?;
@@ -161,6 +161,19 @@ impl<'a> Stored<'a> {
             dtypes,
             skipped: self.skipped,
         })
+    }
+
+    /// A stored tensor as f32, once every value of it is finite.
+    fn finite(&self, name: &str) -> Result<Vec<f32>> {
+        let values = self.checkpoint.f32(name)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(at) => Err(Error::Numeric(format!(
+                "{}: tensor {name} holds {} at element {at}; the model is damaged, take another copy",
+                self.checkpoint.path().display(),
+                values[at]
+            ))),
+            None => Ok(values),
+        }
     }
 
     /// The name under which a weight is stored, if it is.

@@ -16,10 +16,10 @@
 //!   at scale 0, off.
 
 use super::common::copies::Copies;
-use super::common::lora_files;
 use super::common::pair::Pair;
 use super::common::peft::{Taker, key};
 use super::common::weights::{separated, weight_of};
+use super::common::{lora_config, lora_tensors};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
@@ -227,7 +227,7 @@ fn preset(config: LoraConfig) -> Value {
 
 /// Reads the configuration of a saved LoRA adapter.
 pub(super) fn from_peft(config: &Map<String, Value>) -> Result<Box<dyn Adapt>> {
-    Ok(Box::new(lora_files::read_config(config)?))
+    Ok(Box::new(lora_config::read_config(config)?))
 }
 
 impl Adapt for LoraConfig {
@@ -249,16 +249,16 @@ impl Adapt for LoraConfig {
     }
 
     fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
-        let mut config = lora_files::read_config(&files.config)?.without_idle_targets(host);
+        let mut config = lora_config::read_config(&files.config)?.without_idle_targets(host);
         config.save_embedding = false;
         let plans = config.check(host)?;
         let mut file = Taker::new(&files.tensors);
         let wanted = config.wanted(host, &plans)?;
         let mut pairs = vec![None; host.sites().len()];
         for plan in plans {
-            config.save_embedding |= lora_files::take_base(host, &plan, &mut file)?;
+            config.save_embedding |= lora_tensors::take_base(host, &plan, &mut file)?;
             let start = config.start(host, &plan)?;
-            let values = lora_files::take_values(&config, &plan, start, &mut file)?;
+            let values = lora_tensors::take_values(&config, &plan, start, &mut file)?;
             let at = plan.site.id.0;
             pairs[at] = Some(Pair::new(plan, values)?);
         }
@@ -355,7 +355,7 @@ impl Adapter for Lora {
 
     fn files(&self, host: &dyn Host) -> Result<AdapterFiles> {
         let pairs: Vec<&Pair> = self.pairs().collect();
-        let mut tensors = lora_files::tensors(&pairs);
+        let mut tensors = lora_tensors::tensors(&pairs);
         tensors.extend(self.copies.tensors());
         if self.config.save_embedding {
             for pair in pairs
@@ -367,7 +367,7 @@ impl Adapter for Lora {
                 tensors.insert(base, weight_of(host, site)?);
             }
         }
-        let config = lora_files::write_config(&self.config, host, &pairs);
+        let config = lora_config::write_config(&self.config, host, &pairs);
         Ok(AdapterFiles { config, tensors })
     }
 

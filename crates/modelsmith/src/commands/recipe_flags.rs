@@ -49,18 +49,24 @@ impl RecipeFlags {
         self.overrides(None).is_ok_and(|all| all.is_empty())
     }
 
-    /// The recipe of a file with the flags laid over it, or of the flags alone.
+    /// The recipe of a file with the flags laid over it, or of the flags alone; `method` where
+    /// neither names one.
     ///
     /// # Errors
     /// As [`Recipe::read`].
-    pub(crate) fn recipe(&self, file: Option<&Path>, common: &Common) -> Result<Recipe> {
+    pub(crate) fn recipe(
+        &self,
+        file: Option<&Path>,
+        method: &str,
+        common: &Common,
+    ) -> Result<Recipe> {
         let overrides = self.overrides(common.device.as_deref())?;
         let mut recipe = match file {
             Some(file) => Recipe::read(file, &overrides)?,
             None => Recipe::from_value(serde_json::json!({}), &overrides)?,
         };
         if recipe.method.name.is_empty() {
-            recipe.method.name = "lora".to_owned();
+            recipe.method.name = method.to_owned();
         }
         Ok(recipe)
     }

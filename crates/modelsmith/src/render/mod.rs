@@ -1,14 +1,26 @@
 //! How results look: numbers, tables, progress, errors.
 
+mod adapters;
+mod evaluation;
+mod inspection;
+mod methods;
 mod numbers;
 mod output;
+mod plan;
 mod progress;
+mod quickstart;
 mod summary;
 mod table;
 
-pub(crate) use numbers::{bytes, count, decimal, seconds, share, sparkline};
+pub(crate) use adapters::{adapter, convert, merge};
+pub(crate) use evaluation::evaluation;
+pub(crate) use inspection::inspection;
+pub(crate) use methods::{method, methods};
+pub(crate) use numbers::{bytes, count, decimal, seconds, shape, share, sparkline};
 pub(crate) use output::Output;
+pub(crate) use plan::plan;
 pub(crate) use progress::Progress;
+pub(crate) use quickstart::quickstart;
 pub(crate) use summary::summary;
 pub(crate) use table::{Align, Table};
 

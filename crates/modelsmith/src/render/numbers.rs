@@ -72,6 +72,12 @@ pub(crate) fn share(part: u64, whole: u64) -> String {
     format!("{percent:.digits$} %")
 }
 
+/// A shape: `80 x 16`.
+pub(crate) fn shape(sizes: &[usize]) -> String {
+    let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+    sizes.join(" x ")
+}
+
 /// A curve in one line of at most `width` blocks; each block is the mean of its stretch.
 pub(crate) fn sparkline(values: &[f32], width: usize) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

@@ -64,13 +64,6 @@ impl Output {
             .and_then(|()| out.flush())
             .map_err(Failure::of_output)
     }
-
-    /// A remark beside the result; a closed standard error is none of the result's business.
-    pub(crate) fn note(&self, text: impl Display) {
-        if !self.quiet {
-            let _ = writeln!(anstream::stderr(), "{text}");
-        }
-    }
 }
 
 /// The JSON of a result: the value's own keys after `schema`, on one line.

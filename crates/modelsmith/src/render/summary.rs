@@ -29,8 +29,8 @@ pub(crate) fn summary(run: &Summary) -> String {
     lines.extend(held_out(run));
     lines.extend(training(run));
     lines.push(format!(
-        "adapter   {} ({} tensors)",
-        run.adapter.display(),
+        "written   {} ({} tensors)",
+        run.artifact.display(),
         run.adapter_tensors
     ));
     lines.join("\n")

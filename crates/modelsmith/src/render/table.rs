@@ -37,7 +37,7 @@ impl Table {
         let lines = || std::iter::once(&headings).chain(&self.rows);
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
-                let width = |row: &Vec<String>| row.get(column).map_or(0, |c| c.chars().count());
+                let width = |row: &Vec<String>| row.get(column).map_or(0, |cell| cell.chars().count());
                 lines().map(width).max().unwrap_or(0)
             })
             .collect();

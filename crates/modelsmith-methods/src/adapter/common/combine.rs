@@ -10,7 +10,7 @@
 //! The result has scale 1 at every site (alpha = rank).
 
 use super::factor::truncated_svd;
-use super::lora_files::read_config;
+use super::lora_config::read_config;
 use crate::adapter::lora::{Init, LoraConfig};
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};

@@ -97,8 +97,8 @@ impl LowRank {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
-    use modelsmith_core::parameters::to_vec;
+    use burn::tensor::{Device, TensorData};
+    use modelsmith_core::parameters::{frozen, to_vec};
 
     fn pair() -> LowRank {
         let device = Device::flex();
@@ -114,6 +114,46 @@ mod tests {
         let x = Tensor::<3>::from_floats([[[1.0, 1.0, 2.0], [0.0, 3.0, -1.0]]], &Device::flex());
         let dense = linear(x.clone(), pair().delta(), None);
         assert_eq!(to_vec(pair().dense(x)), to_vec(dense));
+    }
+
+    fn ramp<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        let count = shape.iter().product::<usize>();
+        let values: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin()).collect();
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    /// The kernel `[out, in, height, width]` that a pair composes to: each group of the second
+    /// factor sees its own share of the rank.
+    fn composed(a: &Tensor<2>, b: &Tensor<2>, groups: usize) -> Tensor<4> {
+        let ([rank, _], [out, _]) = (a.dims(), b.dims());
+        let rows = (0..groups).map(|group| {
+            let (rank, out) = (rank / groups, out / groups);
+            let a = a.clone().narrow(0, group * rank, rank);
+            b.clone().narrow(0, group * out, out).matmul(a)
+        });
+        Tensor::cat(rows.collect(), 0).reshape([out, 4, 3, 3])
+    }
+
+    #[test]
+    fn a_convolution_takes_stride_padding_and_groups_of_the_layer() {
+        for groups in [1, 2] {
+            let layer = Conv2d {
+                weight: frozen(ramp([6, 4 / groups, 3, 3])),
+                bias: None,
+                stride: [2, 1],
+                padding: [1, 0],
+                groups,
+            };
+            let (a, b) = (ramp([2, 36]), ramp([6, 2 / groups]));
+            let x = ramp([2, 4, 5, 6]);
+            let options = ConvOptions::new([2, 1], [1, 0], [1, 1], 1);
+            let dense = conv2d(x.clone(), composed(&a, &b, groups), None, options);
+            let pair = LowRank { a, b, scale: 1.0 };
+            let found = pair.conv(x, &layer);
+            assert_eq!(found.dims(), layer.forward(ramp([2, 4, 5, 6])).dims());
+            let apart = to_vec((found - dense).abs().max())[0];
+            assert!(apart < 1e-5, "{groups} groups: {apart}");
+        }
     }
 
     #[test]
