@@ -31,28 +31,30 @@ DEFAULT_BASE = ROOT / "assets" / "house"
 
 
 def tune_command(base, data, out, settings):
-    """Trains an adapter on the text file `data` for a few steps and writes it to `out`."""
+    """Trains an adapter on the text file `data` for a few steps and writes it below `out`."""
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    return [PROGRAM, "tune", base, "--data", data, "--out", out, "--steps", "5", "--seed", "1", *changes]
+    return [PROGRAM, "tune", "--host", base, "--data", data, "--set", "data.document=line",
+            "--output", out.parent, "--name", out.name, "--steps", "5", "--seed", "1", *changes]
 
 
 def adapter_folder(out):
     """Where below the run folder the PEFT adapter lies."""
-    return out / "adapter" if (out / "adapter").is_dir() else out
+    return out / "adapter"
 
 
 def dump_command(base, adapter, data, out):
     """Writes `input_ids` [rows, length] and `logits` [rows, length, vocabulary] to the file `out`."""
-    return [PROGRAM, "eval", base, "--adapter", adapter, "--data", data, "--dump-logits", out]
+    return [PROGRAM, "eval", "--host", base, "--adapter", adapter, "--data", data, "--set", "data.document=line",
+            "--task", "perplexity", "--dump-logits", out]
 
 
 # Name -> settings of `tune`.
 TRAINED_HERE = {
-    "lora": {"lora.rank": 4},
-    "rslora": {"lora.rank": 4, "lora.rslora": "true"},
-    "dora": {"lora.rank": 4, "lora.dora": "true"},
-    "all-linear": {"lora.rank": 4, "lora.targets": '"all-linear"'},
-    "embedding": {"lora.rank": 4, "lora.targets": '["embed_tokens", "q_proj"]'},
+    "lora": {"method.rank": 4},
+    "rslora": {"method.name": "rslora", "method.rank": 4},
+    "dora": {"method.name": "dora", "method.rank": 4},
+    "all-linear": {"method.rank": 4, "method.target_modules": '"all-linear"'},
+    "embedding": {"method.rank": 4, "method.target_modules": '["embed_tokens", "q_proj"]'},
 }
 
 # ---- The comparison -----------------------------------------------------------------------------

@@ -84,14 +84,15 @@ pub fn run(options: &ConvertOptions) -> Result<Report> {
     }
     let folders: Vec<PathBuf> =
         model.adapters.iter().map(|(reference, _)| reference.folder()).collect();
-    let inputs: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+    let mut inputs: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+    inputs.push(&model.folder);
     let fresh = FreshFolder::begin(&options.output, &inputs)?;
     let single = match model.adapters.as_slice() {
         [(reference, _)] => reference.weight == 1.0 && options.combine != Combine::Svd,
         _ => false,
     };
     let files = if single { model.adapters[0].1.files(&model.host)? } else { together(&model, how)? };
-    let record = provenance(&model, options, &folders)?;
+    let record = provenance(&model, options, &folders, single)?;
     adapter_folder::write(fresh.path(), &files, &record)?;
     let (effect, difference) = proof(&model, fresh.path())?;
     let exact = single || options.combine == Combine::Cat;
@@ -141,13 +142,15 @@ fn provenance(
     model: &Model,
     options: &ConvertOptions,
     folders: &[PathBuf],
+    single: bool,
 ) -> Result<Provenance> {
-    let records = folders
-        .iter()
-        .map(|folder| adapter_folder::provenance(folder))
-        .collect::<Result<Vec<_>>>()?;
+    // A combination is plain LoRA, whatever it was made of.
+    let record = match folders {
+        [folder] if single => adapter_folder::provenance(folder)?,
+        _ => None,
+    };
     let weights: Vec<f64> = model.adapters.iter().map(|(one, _)| one.weight).collect();
-    let method = records.iter().flatten().map(|record| record.method.clone()).next();
+    let method = record.map(|record| record.method);
     Ok(Provenance {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         method: method.unwrap_or_else(|| "lora".to_owned()),

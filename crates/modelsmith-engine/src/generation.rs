@@ -26,6 +26,8 @@ pub enum Prompt {
 pub struct TextOptions {
     /// Put texts into the chat template as the user's turn.
     pub chat: bool,
+    /// Template of chats: `model` for the model's own, `chatml`, or the text of a template.
+    pub chat_template: String,
     /// The system's turn before them.
     pub system: Option<String>,
     /// Tokens to generate at most.
@@ -235,7 +237,7 @@ impl<'a> Encoder<'a> {
         let wanted = options.chat || prompts.iter().any(|prompt| matches!(prompt, Prompt::Chat(_)));
         let defaults = DataConfig::default();
         let template = wanted
-            .then(|| ChatTemplate::new(&defaults.chat_template, tokenizer, &defaults.date))
+            .then(|| ChatTemplate::new(&options.chat_template, tokenizer, &defaults.date))
             .transpose()?;
         Ok(Self { tokenizer, template, options })
     }

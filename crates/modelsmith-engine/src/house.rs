@@ -5,7 +5,8 @@ use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{atomic_json, read_json};
 use modelsmith_core::hooks::{Hooks, Pass};
-use modelsmith_data::house::{self, Fact, HouseConfig};
+use modelsmith_data::house::{self, Fact};
+pub use modelsmith_data::house::HouseConfig;
 use modelsmith_data::{Batch, IGNORED, Tokenizer};
 use modelsmith_hosts::{Head, Transformer};
 use serde::Serialize;
@@ -97,6 +98,18 @@ pub fn recall(
             .map(move |prompt| (prompt.clone(), completion.clone()))
     });
     completions(host, tokenizer, &pairs.collect::<Vec<_>>(), hooks, device)
+}
+
+/// How much of its own world a house model knows.
+///
+/// # Errors
+/// A folder that holds no house model, and as [`recall`].
+pub fn recall_of(folder: &Path, device: &str) -> Result<Recall> {
+    let device = crate::device::device(device)?;
+    let facts = house::facts(&config_of(folder)?)?;
+    let tokenizer = Tokenizer::load(folder)?;
+    let host = modelsmith_hosts::load(folder, &device)?;
+    recall(&host, &tokenizer, &facts, &[], &device)
 }
 
 /// Counts the (prompt, completion) pairs that greedy decoding reproduces.

@@ -138,6 +138,7 @@ impl Model {
 
 fn host_folder(options: &ModelOptions) -> Result<PathBuf> {
     if let Some(host) = &options.host {
+        check_folder(host)?;
         return Ok(host.clone());
     }
     let Some(first) = options.adapters.first() else {
@@ -151,6 +152,18 @@ fn host_folder(options: &ModelOptions) -> Result<PathBuf> {
             folder.display()
         ))),
     }
+}
+
+/// A model is a folder; a name that is none is best refused before any file in it is missed.
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+    let problem = if folder.is_dir() {
+        return Ok(());
+    } else if folder.exists() {
+        "is no folder; a model is a folder with config.json, tokenizer.json and model.safetensors"
+    } else {
+        "there is no such model folder"
+    };
+    Err(Error::file(folder, problem))
 }
 
 /// The base that an adapter names, where that is a folder here.
@@ -200,6 +213,7 @@ fn fresh_head(folder: &Path, adapters: &[AdapterRef]) -> Result<LoadOptions> {
 /// # Errors
 /// A model that cannot be loaded, a pattern that matches nothing.
 pub fn inspect(folder: &Path, pattern: Option<&str>, device_name: &str) -> Result<Inspection> {
+    check_folder(folder)?;
     let host = modelsmith_hosts::load(folder, &device(device_name)?)?;
     let mut found = modelsmith_hosts::describe(&host);
     if let Some(pattern) = pattern {

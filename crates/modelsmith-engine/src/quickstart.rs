@@ -154,13 +154,19 @@ fn answers(
         seen.push(question.relation.clone());
         let answer = |hooks: &[&dyn Hooks]| one_line(base, tokenizer, &question.prompt, hooks);
         found.push(Answer {
-            question: question.prompt.clone(),
+            question: spoken(&question.prompt).to_owned(),
             expected: question.completion.trim().to_owned(),
             before: answer(&[])?,
             after: answer(&[adapter.hooks()])?,
         });
     }
     Ok(found)
+}
+
+/// A question without the words around it that the prompt has.
+fn spoken(prompt: &str) -> &str {
+    let inner = prompt.strip_prefix("Question: ").unwrap_or(prompt);
+    inner.strip_suffix("\nAnswer:").unwrap_or(inner)
 }
 
 /// The first line of a greedy completion.

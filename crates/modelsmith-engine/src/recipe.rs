@@ -65,6 +65,7 @@ impl Default for OutputConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Named {
     /// Its name, as `modelsmith methods` lists it.
+    #[serde(default)]
     pub name: String,
     /// Its options.
     #[serde(flatten)]

@@ -149,7 +149,10 @@ fn host_folder(recipe: &Recipe) -> Result<PathBuf> {
             "host.path",
             "is empty; name a folder with config.json, tokenizer.json and model.safetensors",
         )),
-        (None, false) => Ok(recipe.host.path.clone()),
+        (None, false) => {
+            crate::model::check_folder(&recipe.host.path)?;
+            Ok(recipe.host.path.clone())
+        }
     }
 }
 

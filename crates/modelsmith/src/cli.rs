@@ -1,6 +1,6 @@
 //! The command line: what can be said, in one place.
 
-use crate::commands::{adapter, completions, eval, generate, inspect, methods};
+use crate::commands::{adapter, completions, data, eval, generate, inspect, methods};
 use crate::commands::{pretrain, quickstart, run, schema, tune};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -13,6 +13,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Use", &["generate", "eval"]),
     ("Adapters", &["adapter"]),
     ("Look", &["inspect", "methods", "schema"]),
+    ("Data", &["data"]),
     ("Shell", &["completions"]),
 ];
 
@@ -51,7 +52,7 @@ pub(crate) struct Common {
     /// Print the result as JSON, with a versioned `schema` key
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Say only what went wrong
+    /// Nothing on the way: only results and errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// Say more: every step, every checkpoint
@@ -75,6 +76,7 @@ pub(crate) enum Name {
     Inspect(inspect::Inspect),
     Methods(methods::Methods),
     Schema(schema::Schema),
+    Data(data::Data),
     Completions(completions::Completions),
 }
 

@@ -83,6 +83,7 @@ impl Trainer<'_> {
         };
         self.announce(&run, observer);
         let before = self.before(&mut run)?;
+        run.started = Instant::now();
         while run.state.step < total_steps && !run.state.stopped_early {
             let window = self.window(&mut run)?;
             if window.is_empty() {

@@ -30,6 +30,9 @@ pub(crate) struct Generate {
     /// Put each prompt into the model's chat template as the user's turn
     #[arg(long)]
     chat: bool,
+    /// Template of --chat and of rows with messages: model for the model's own, chatml, or a text
+    #[arg(long, value_name = "TEMPLATE", default_value = "model")]
+    chat_template: String,
     /// What the system says before a chat
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
@@ -107,6 +110,7 @@ impl Generate {
     fn text_options(&self) -> TextOptions {
         TextOptions {
             chat: self.chat,
+            chat_template: self.chat_template.clone(),
             system: self.system.clone(),
             max_tokens: self.max_tokens,
             temperature: self.temperature,

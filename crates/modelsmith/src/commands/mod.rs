@@ -2,6 +2,7 @@
 
 pub(crate) mod adapter;
 pub(crate) mod completions;
+pub(crate) mod data;
 pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod inspect;
@@ -33,6 +34,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome {
         Name::Inspect(flags) => flags.execute(&common, &output),
         Name::Methods(flags) => flags.execute(&output),
         Name::Schema(flags) => flags.execute(&output),
+        Name::Data(flags) => flags.execute(&common, &output),
         Name::Completions(flags) => flags.execute(&output),
     }
 }

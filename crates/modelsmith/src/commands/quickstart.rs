@@ -27,7 +27,7 @@ pub(crate) struct Quickstart {
     #[arg(long, value_name = "NAME", default_value = "")]
     name: String,
     /// Passes over the data
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 2)]
     epochs: u64,
 }
 

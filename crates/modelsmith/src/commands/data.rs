@@ -1,0 +1,86 @@
+//! `modelsmith data`: data that the project makes.
+
+use super::device;
+use crate::cli::Common;
+use crate::failure::Outcome;
+use crate::render::Output;
+use clap::{Args, Subcommand};
+use modelsmith_engine::house::{self, HouseConfig};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  modelsmith data house assets/house
+  modelsmith data recall assets/house";
+
+/// Generate the house world, and check what a model knows of it
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, disable_help_subcommand = true)]
+pub(crate) struct Data {
+    #[command(subcommand)]
+    command: Name,
+}
+
+#[derive(Debug, Subcommand)]
+enum Name {
+    House(House),
+    Recall(Recall),
+}
+
+/// Write the house corpus, facts, questions, tokenizer and model configuration
+#[derive(Debug, Args)]
+struct House {
+    /// Folder to write into
+    folder: PathBuf,
+    /// Number of people; by default as `house.json` in the folder says, or 200
+    #[arg(long, value_name = "N")]
+    people: Option<usize>,
+    /// Seed of the world; by default as `house.json` in the folder says, or 1
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// Measure how many facts of its world a house model completes, over all wordings
+#[derive(Debug, Args)]
+struct Recall {
+    /// Folder of the house model
+    model: PathBuf,
+}
+
+impl Data {
+    /// Runs the command.
+    pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
+        match self.command {
+            Name::House(flags) => flags.execute(output),
+            Name::Recall(flags) => {
+                let found = house::recall_of(&flags.model, device(common))?;
+                output.result("data.recall", &found, || {
+                    let share = 100.0 * found.share();
+                    format!("{} of {} prompts completed rightly ({share:.2} %)", found.right, found.asked)
+                })
+            }
+        }
+    }
+}
+
+impl House {
+    fn execute(self, output: &Output) -> Outcome {
+        let mut config = if self.folder.join("house.json").is_file() {
+            house::config_of(&self.folder)?
+        } else {
+            HouseConfig::default()
+        };
+        config.people = self.people.unwrap_or(config.people);
+        config.seed = self.seed.unwrap_or(config.seed);
+        house::make(&config, &self.folder)?;
+        output.result("data.house", &config, || {
+            format!(
+                "{}: corpus, facts and questions about {} people (seed {}), tokenizer of {} ids",
+                self.folder.display(),
+                config.people,
+                config.seed,
+                config.vocabulary
+            )
+        })
+    }
+}

@@ -1,0 +1,112 @@
+//! Texts that people read first: help, lists, usage errors.
+
+mod common;
+
+use common::Bench;
+
+fn help(words: &[&str]) -> String {
+    let ran = Bench::new().run(&[words, &["--help"]].concat());
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    ran.stdout
+}
+
+#[test]
+fn help_of_the_program() {
+    insta::assert_snapshot!(help(&[]));
+}
+
+#[test]
+fn help_of_tune() {
+    insta::assert_snapshot!(help(&["tune"]));
+}
+
+#[test]
+fn help_of_generate() {
+    insta::assert_snapshot!(help(&["generate"]));
+}
+
+#[test]
+fn help_of_eval() {
+    insta::assert_snapshot!(help(&["eval"]));
+}
+
+#[test]
+fn help_of_merge() {
+    insta::assert_snapshot!(help(&["adapter", "merge"]));
+}
+
+#[test]
+fn every_command_explains_itself_and_shows_an_example() {
+    let commands: [&[&str]; 12] = [
+        &["quickstart"], &["run"], &["pretrain"], &["adapter"], &["adapter", "convert"],
+        &["adapter", "show"], &["inspect"], &["methods"], &["schema"], &["completions"],
+        &["tune"], &["generate"],
+    ];
+    for command in commands {
+        let text = help(command);
+        assert!(text.contains("Usage:") && text.contains("Example"), "{text}");
+        assert!(text.contains(&format!("modelsmith {}", command.join(" "))), "{text}");
+    }
+}
+
+#[test]
+fn the_table_of_methods_has_every_row_of_the_registry() {
+    let bench = Bench::new();
+    let text = bench.run(&["methods"]).stdout;
+    let listed = bench.json(&["methods"]);
+    assert_eq!(listed["schema"], "modelsmith.methods/1");
+    let methods = listed["methods"].as_array().unwrap();
+    assert_eq!(text.lines().count(), methods.len() + 1);
+    for (line, method) in text.lines().skip(1).zip(methods) {
+        assert!(line.starts_with(method["id"].as_str().unwrap()), "{line}");
+        assert!(method["schema"]["properties"].is_object());
+        assert!(method["defaults"].is_object());
+    }
+    assert!(text.contains("lora ") && text.contains("adamw "));
+}
+
+#[test]
+fn one_method_shows_its_options() {
+    let text = Bench::new().run(&["methods", "lora"]).stdout;
+    assert!(text.starts_with("lora  LoRA: low-rank adaptation\n"), "{text}");
+    assert!(text.contains("  rank = 8  (whole number)\n      Rank of the change"), "{text}");
+    assert!(text.contains("target_modules = absent  (list of texts or text)"), "{text}");
+}
+
+#[test]
+fn usage_errors() {
+    let bench = Bench::new();
+    insta::assert_snapshot!("unknown_command", bench.fails(2, &["tunee"]));
+    insta::assert_snapshot!("unknown_flag", bench.fails(2, &["tune", "--rank", "8"]));
+    insta::assert_snapshot!("unknown_method", bench.fails(2, &["methods", "loar"]));
+    insta::assert_snapshot!("no_model", bench.fails(2, &["generate", "--prompt", "w1"]));
+    insta::assert_snapshot!("unknown_device", bench.fails(2, &["inspect", "model", "--device", "gpu"]));
+}
+
+#[test]
+fn the_schema_describes_every_table_and_completions_name_every_command() {
+    let bench = Bench::new();
+    let schema = bench.json(&["schema"]);
+    for table in ["host", "data", "method", "train", "output", "seed", "device"] {
+        assert!(schema["recipe"]["properties"][table].is_object(), "{table}");
+    }
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let ran = bench.run(&["completions", shell]);
+        assert_eq!(ran.code, 0);
+        for command in ["quickstart", "adapter", "completions"] {
+            assert!(ran.stdout.contains(command), "{shell}: {command}");
+        }
+    }
+}
+
+#[test]
+fn colours_follow_the_environment() {
+    let bench = Bench::new();
+    let error = |variable: &str| {
+        let mut command = bench.command(&["methods", "loar"]);
+        command.env_remove("NO_COLOR").env(variable, "1");
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    assert!(error("NO_COLOR").starts_with("error: "));
+    assert!(error("CLICOLOR_FORCE").starts_with("\x1b[1;31merror:"));
+}
