@@ -69,6 +69,8 @@ pub fn read(folder: &Path, host: &dyn Host, any_base: bool) -> Result<Box<dyn Ad
             Error::Config { key, problem } => {
                 Error::file(folder.join(WEIGHTS), format!("{key}: {problem}"))
             }
+            // What does not fit the host is the file's fault, not the program's.
+            Error::Failed(problem) => Error::file(folder.join(WEIGHTS), problem),
             other => other,
         })
 }

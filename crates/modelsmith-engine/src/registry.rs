@@ -2,6 +2,7 @@
 
 use modelsmith_core::error::{Error, Result, suggest};
 use modelsmith_core::method::{Card, Entry, find};
+pub use modelsmith_core::method::Family;
 use modelsmith_core::roles::{Adapt, Optimize};
 use modelsmith_methods::{adapter, optimize};
 use serde::Serialize;

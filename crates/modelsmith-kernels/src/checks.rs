@@ -23,25 +23,35 @@ pub(crate) fn plain<const D: usize>(
 
 /// Every pair within `tolerance` times the greatest size of the second; NaN equals NaN.
 pub(crate) fn close<const D: usize>(got: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
+    let sizes = to_vec(expected.clone()).into_iter().map(f32::abs);
+    let size = sizes.filter(|x| x.is_finite()).fold(1e-6, f32::max);
+    near(got, expected, tolerance * size);
+}
+
+/// Every pair within `tolerance`; NaN equals NaN.
+pub(crate) fn near<const D: usize>(got: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
     assert_eq!(got.dims(), expected.dims());
     let (got, expected) = (to_vec(got), to_vec(expected));
-    let sizes = expected.iter().map(|x| x.abs());
-    let size = sizes.filter(|x| x.is_finite()).fold(1e-6, f32::max);
     for (at, (a, b)) in got.iter().zip(&expected).enumerate() {
         let same = a == b || (a.is_nan() && b.is_nan());
         assert!(
-            same || (a - b).abs() <= tolerance * size,
-            "element {at}: {a} against {b} (size {size})"
+            same || (a - b).abs() <= tolerance,
+            "element {at}: {a} against {b}, tolerance {tolerance}"
         );
     }
 }
 
-/// Gradients of `sum(weights * f(inputs))` with fixed random weights, one an input.
+/// Gradients of `sum(weights * output)` with fixed random weights, one an input.
 pub(crate) fn gradients<const D: usize, const N: usize>(
     output: Tensor<D>,
     inputs: [&Tensor<D>; N],
 ) -> [Tensor<D>; N] {
-    let weights = plain("outer", output.dims(), 1.0, &output.device().without_autodiff());
+    let weights = plain(
+        "outer",
+        output.dims(),
+        1.0,
+        &output.device().without_autodiff(),
+    );
     let grads = (output * weights).sum().backward();
     inputs.map(|input| input.grad(&grads).expect("the input is tracked"))
 }

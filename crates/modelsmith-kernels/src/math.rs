@@ -47,7 +47,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
 
 /// The standard normal distribution function `Φ(x)` and `e^(-x²/2)`.
 ///
-/// Absolute error of `Φ` at most 1.2e-7. For `a = |x|`, `Φ(-a) = e^(-a²/2) t P(t)`,
+/// Absolute error of `Φ` at most 2e-7. For `a = |x|`, `Φ(-a) = e^(-a²/2) t P(t)`,
 /// `t = 1 / (1 + 0.35 a)`, `P` of degree 8 fitted on `0 <= a <= 14` (relative error 3.2e-8).
 #[inline(always)]
 pub(crate) fn normal(x: f32) -> (f32, f32) {
@@ -210,7 +210,7 @@ mod tests {
     fn the_normal_distribution_is_within_its_bound() {
         for x in floats(8.0, 9_973).filter(|x| x.abs() > 1e-6) {
             let gap = f64::from(normal(x).0) - exact_normal(f64::from(x));
-            assert!(gap.abs() <= 1.2e-7, "{x}: {gap}");
+            assert!(gap.abs() <= 2e-7, "{x}: {gap}");
         }
         assert_eq!(normal(-40.0).0, 0.0);
         assert_eq!(normal(40.0).0, 1.0);

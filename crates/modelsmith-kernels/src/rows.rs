@@ -53,7 +53,15 @@ pub(crate) fn run<const M: usize, const N: usize>(
     let whole = |half: [Option<_>; M]| half.map(|output| output.expect("every output was cut"));
     let (heads, tails) = (whole(heads), whole(tails));
     rayon::join(
-        || run(kernel, first, left, heads, inputs.map(|(values, width)| (&values[..left * width], width))),
+        || {
+            run(
+                kernel,
+                first,
+                left,
+                heads,
+                inputs.map(|(values, width)| (&values[..left * width], width)),
+            )
+        },
         || {
             let inputs = inputs.map(|(values, width)| (&values[left * width..], width));
             run(kernel, first + left, count - left, tails, inputs);

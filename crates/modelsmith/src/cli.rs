@@ -2,7 +2,10 @@
 
 use crate::commands::{adapter, completions, data, eval, generate, inspect, methods};
 use crate::commands::{pretrain, quickstart, run, schema, tune};
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use modelsmith_engine::registry::{self, Family};
+use modelsmith_engine::Recipe;
 use std::ffi::OsString;
 use std::fmt::Write;
 
@@ -91,8 +94,35 @@ pub(crate) fn command() -> Command {
 pub(crate) fn parse(
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches_from(words)?;
+    let matches = command().try_get_matches_from(words).map_err(with_tip)?;
     Cli::from_arg_matches(&matches)
+}
+
+/// A flag that is unknown may be a key of recipes, which `--set` takes.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
+    if let Some(key) = recipe_key(&name.replace('-', "_")) {
+        let tip = format!("this is a key of recipes: '--set {key}=VALUE'");
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
+    error
+}
+
+/// The dotted key of a recipe that ends in `name`.
+fn recipe_key(name: &str) -> Option<String> {
+    let recipe = serde_json::to_value(Recipe::default()).ok()?;
+    let tables = recipe.as_object()?.iter();
+    let of_table = tables
+        .filter_map(|(table, value)| Some((table, value.as_object()?)))
+        .find(|(_, keys)| keys.contains_key(name))
+        .map(|(table, _)| format!("{table}.{name}"));
+    let methods = || registry::all().into_iter().filter(|one| one.card.family == Family::Adapter);
+    let of_method = || methods().any(|one| one.defaults.get(name).is_some());
+    of_table.or_else(|| of_method().then(|| format!("method.{name}")))
 }
 
 fn grouped(command: &Command) -> String {
@@ -121,6 +151,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_that_is_a_key_is_named_as_one() {
+        assert_eq!(recipe_key("rank").as_deref(), Some("method.rank"));
+        assert_eq!(recipe_key("warmup_steps").as_deref(), Some("train.warmup_steps"));
+        assert_eq!(recipe_key("nothing"), None);
     }
 
     #[test]

@@ -81,13 +81,41 @@ fn an_adapted_tied_embedding_is_merged_apart_from_the_output() {
 
 #[test]
 fn a_change_that_rounding_swallows_is_not_called_merged() {
-    let bench = Bench::new();
+    let bench = Bench::with_host("llama_bf16");
     bench.tune("a", &["--lr", "1e-9"]);
-    let words = ["adapter", "merge", "--adapter", "runs/a", "--output", "merged", "--dtype", "bf16"];
-    bench.fails(5, &[&["adapter", "merge", "--adapter", "runs/a@0", "--output", "merged"][..]].concat());
-    // The base is f32, so every weight's bytes change with the type; only kept types compare.
-    let ran = bench.run(&words);
-    assert!(ran.code == 0 || ran.code == 5, "{}", ran.stderr);
+    let merge = |adapter| ["adapter", "merge", "--adapter", adapter, "--output", "merged"];
+    let lost = bench.fails(5, &merge("runs/a"));
+    assert!(lost.contains("lost in rounding to BF16"), "{lost}");
+    let nothing = bench.fails(5, &merge("runs/a@0"));
+    assert!(nothing.contains("would equal the base"), "{nothing}");
+    assert!(!bench.path("merged").exists());
+    let kept = bench.json(&[&merge("runs/a")[..], &["--dtype", "f32"]].concat());
+    assert_eq!(kept["dtype"], "F32");
+}
+
+#[test]
+fn adapters_that_exclude_each_other_are_not_merged_together() {
+    let bench = Bench::new();
+    bench.tune("a", &["--method", "full", "--set", "method={name=\"full\"}"]);
+    bench.tune("b", &["--set", "method={name=\"full\"}", "--seed", "2"]);
+    let words = ["adapter", "merge", "--adapter", "runs/a", "--adapter", "runs/b", "--output", "m"];
+    let text = bench.fails(5, &words);
+    assert!(text.contains("other logits than the adapters"), "{text}");
+    assert!(!bench.path("m").exists());
+}
+
+#[test]
+fn a_base_with_broken_numbers_is_found_before_anything_is_written() {
+    let bench = Bench::new();
+    bench.tune("a", &[]);
+    let weights = bench.path("model/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, bytes).unwrap();
+    let words = ["adapter", "merge", "--adapter", "runs/a", "--any-base", "--output", "m"];
+    bench.fails(4, &words);
+    assert!(!bench.path("m").exists());
 }
 
 #[test]

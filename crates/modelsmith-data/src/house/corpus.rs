@@ -1,9 +1,9 @@
 //! The facts as documents to train on, as questions, and as files.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use modelsmith_core::error::{Error, Result};
+use modelsmith_core::files::atomic_bytes;
 use modelsmith_core::random::Stream;
 use serde::{Deserialize, Serialize};
 
@@ -158,22 +158,9 @@ fn write_lines<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> 
         serde_json::to_writer(&mut bytes, &row).map_err(|error| Error::file(path, error))?;
         bytes.push(b'\n');
     }
-    write_file(path, &bytes)
+    atomic_bytes(path, &bytes)
 }
 
-/// Writes beside the file and renames, so that an interrupted write leaves the old file.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let write = || {
-        let mut file = std::fs::File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    write().map_err(|error| Error::io(path, error))
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use modelsmith_core::error::{Error, Result};
+use modelsmith_core::files::atomic_bytes;
 use serde_json::json;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -10,7 +11,6 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::corpus::write_file;
 use crate::config::{DataConfig, Kind};
 use crate::read::{ReadOptions, Source};
 
@@ -69,7 +69,7 @@ pub fn write_tokenizer(
     let text = tokenizer
         .to_string(true)
         .map_err(|error| Error::file(&path, error))?;
-    write_file(&path, text.as_bytes())?;
+    atomic_bytes(&path, text.as_bytes())?;
     let config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
@@ -81,7 +81,7 @@ pub fn write_tokenizer(
     let path = folder.join("tokenizer_config.json");
     let mut text = serde_json::to_vec_pretty(&config).map_err(|error| Error::file(&path, error))?;
     text.push(b'\n');
-    write_file(&path, &text)
+    atomic_bytes(&path, &text)
 }
 
 fn learn(texts: &[String], vocabulary: usize) -> tokenizers::Result<Tokenizer> {

@@ -74,7 +74,10 @@ impl Function for GeluTanh {
     fn slope(x: f32) -> (f32, f32) {
         let s = math::sigmoid(TWICE_ROOT * (x + CUBIC * (x * x * x)));
         let y = x * s;
-        (y, s + y * (1.0 - s) * (TWICE_ROOT * (1.0 + 3.0 * CUBIC * (x * x))))
+        (
+            y,
+            s + y * (1.0 - s) * (TWICE_ROOT * (1.0 + 3.0 * CUBIC * (x * x))),
+        )
     }
 }
 

@@ -45,9 +45,9 @@ pub(crate) trait Activate: Backend {
 
 /// `f(x)` element by element, of any shape and float dtype; `f32` on the CPU is fused.
 ///
-/// Error of the fused forms, in units of the last place of the result: 4 for SiLU (below -88.7 the
-/// result is -0, the exact one under 1e-36 in size); for the GELUs 1.3e-7 times the greater of
-/// `|x|` and 1e-6. NaN stays NaN; negative infinity gives NaN, as the composed forms do.
+/// Error of the fused forms: 4 units of the last place for SiLU (below -88.7 the result is -0, the
+/// exact one under 1e-36 in size), `2.6e-7 |x|` for the GELUs. NaN stays NaN; negative infinity
+/// gives NaN, as the composed forms do.
 pub fn activate<const D: usize>(x: Tensor<D>, function: Activation) -> Tensor<D> {
     let x = x.into_dispatch();
     if !applies(&[&x]) {

@@ -8,9 +8,17 @@ const ALL: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::Ge
 #[test]
 fn values_and_gradients_are_those_of_the_reference() {
     for function in ALL {
-        for (shape, size) in [([1, 1], 1.0), ([7, 31], 3.0), ([130, 257], 30.0), ([0, 5], 1.0)] {
+        for (shape, size) in [
+            ([1, 1], 1.0),
+            ([7, 31], 3.0),
+            ([130, 257], 30.0),
+            ([0, 5], 1.0),
+        ] {
             let x = random("x", shape, size);
-            let (got, expected) = (activate(x.clone(), function), reference(x.clone(), function));
+            let (got, expected) = (
+                activate(x.clone(), function),
+                reference(x.clone(), function),
+            );
             close(got.clone(), expected.clone(), 1e-6);
             let [ours] = gradients(got, [&x]);
             let [theirs] = gradients(expected, [&x]);
@@ -22,7 +30,12 @@ fn values_and_gradients_are_those_of_the_reference() {
 #[test]
 fn gates_and_their_gradients_are_those_of_the_reference() {
     for function in ALL {
-        for (shape, size) in [([1, 1], 1.0), ([7, 31], 3.0), ([130, 257], 30.0), ([0, 5], 1.0)] {
+        for (shape, size) in [
+            ([1, 1], 1.0),
+            ([7, 31], 3.0),
+            ([130, 257], 30.0),
+            ([0, 5], 1.0),
+        ] {
             let (gate, up) = (random("gate", shape, size), random("up", shape, 1.0));
             let got = gated(gate.clone(), up.clone(), function);
             let expected = reference_gated(gate.clone(), up.clone(), function);
@@ -38,14 +51,50 @@ fn gates_and_their_gradients_are_those_of_the_reference() {
 
 #[test]
 fn extremes_give_what_the_reference_gives() {
-    let values = [0.0, -0.0, 1e-30, 88.0, -88.0, 1e4, -1e4, 1e18, f32::INFINITY, f32::NAN];
+    let values = [
+        0.0,
+        -0.0,
+        1e-30,
+        88.0,
+        -88.0,
+        1e4,
+        -1e4,
+        1e18,
+        f32::INFINITY,
+        f32::NAN,
+    ];
     let x = Tensor::<1>::from_floats(values, &Device::flex());
     for function in ALL {
-        let (got, expected) = (activate(x.clone(), function), reference(x.clone(), function));
+        let (got, expected) = (
+            activate(x.clone(), function),
+            reference(x.clone(), function),
+        );
         for (got, expected) in to_vec(got).into_iter().zip(to_vec(expected)) {
             let same = got == expected || (got.is_nan() && expected.is_nan());
             assert!(same || (got - expected).abs() < 1e-6, "{got} {expected}");
         }
+    }
+}
+
+#[test]
+fn errors_are_within_the_stated_bounds() {
+    let values: Vec<f32> = (-80_000..80_000).map(|i| i as f32 * 1e-3).collect();
+    let count = values.len();
+    let x = Tensor::<1>::from_data(TensorData::new(values.clone(), [count]), &Device::flex());
+    let (silu, tanh) = (to_vec(silu(x.clone())), to_vec(gelu_tanh(x)));
+    for ((x, silu), tanh) in values.into_iter().zip(silu).zip(tanh) {
+        let wide = f64::from(x);
+        let exact = wide / (1.0 + (-wide).exp());
+        assert!(
+            (f64::from(silu) - exact).abs() <= 4.0 * 1.2e-7 * exact.abs(),
+            "silu({x})"
+        );
+        let root = (2.0 / std::f64::consts::PI).sqrt();
+        let exact = wide * 0.5 * (1.0 + (root * (wide + 0.044_715 * wide.powi(3))).tanh());
+        assert!(
+            (f64::from(tanh) - exact).abs() <= 2.6e-7 * wide.abs(),
+            "gelu_tanh({x})"
+        );
     }
 }
 
@@ -64,7 +113,10 @@ fn views_of_other_orders_are_read_right() {
 
 #[test]
 fn only_the_tracked_side_takes_a_gradient() {
-    let (gate, up) = (random("gate", [5, 9], 2.0), plain("up", [5, 9], 1.0, &Device::flex()));
+    let (gate, up) = (
+        random("gate", [5, 9], 2.0),
+        plain("up", [5, 9], 1.0, &Device::flex()),
+    );
     let got = swiglu(gate.clone(), up.clone());
     let expected = reference_gated(gate.clone(), up, Activation::Silu);
     let ([ours], [theirs]) = (gradients(got, [&gate]), gradients(expected, [&gate]));
@@ -74,7 +126,10 @@ fn only_the_tracked_side_takes_a_gradient() {
 #[test]
 fn shapes_that_broadcast_take_the_reference() {
     let flex = Device::flex();
-    let (gate, up) = (plain("gate", [4, 1], 1.0, &flex), plain("up", [4, 3], 1.0, &flex));
+    let (gate, up) = (
+        plain("gate", [4, 1], 1.0, &flex),
+        plain("up", [4, 3], 1.0, &flex),
+    );
     assert_eq!(swiglu(gate, up).dims(), [4, 3]);
 }
 
@@ -98,7 +153,10 @@ fn gradients_are_differences_of_values() {
 #[test]
 fn repeated_runs_give_the_same_bytes() {
     let run = || {
-        let (gate, up) = (random("gate", [300, 257], 2.0), random("up", [300, 257], 2.0));
+        let (gate, up) = (
+            random("gate", [300, 257], 2.0),
+            random("up", [300, 257], 2.0),
+        );
         let y = swiglu(gate.clone(), up.clone());
         let [dgate, dup] = gradients(y.clone(), [&gate, &up]);
         [to_vec(y), to_vec(dgate), to_vec(dup)]

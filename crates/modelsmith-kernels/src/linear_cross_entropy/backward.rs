@@ -44,7 +44,13 @@ impl<C: CheckpointStrategy> LinearCrossEntropy for Autodiff<Flex, C> {
             weight: weight.is_tracked(),
         };
         let chunk = rows_of_chunk(weight.shape()[0]);
-        let found = forward(hidden.primitive(), weight.primitive(), targets, wanted, chunk);
+        let found = forward(
+            hidden.primitive(),
+            weight.primitive(),
+            targets,
+            wanted,
+            chunk,
+        );
         match Scaled
             .prepare::<C>([hidden.node(), weight.node()])
             .compute_bound()

@@ -3,10 +3,10 @@
 use super::LinearCrossEntropy;
 use crate::math;
 use crate::rows::{self, Kernel};
+use burn::backend::flex::FlexTensor;
 use burn::backend::ops::{FloatTensorOps, IntTensorOps};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, IntDType, Shape, TensorMetadata};
-use burn::backend::flex::FlexTensor;
 use burn::tensor::Slice;
 
 /// Logits held at a time, and the least number of rows of a chunk: enough of both for the matrix
@@ -105,11 +105,23 @@ fn chunk_loss(logits: FlexTensor, targets: &[usize], wanted: Wanted) -> (f64, Fl
     let mut losses = vec![0.0; targets.len()];
     if wanted.hidden || wanted.weight {
         let outputs = [(losses.as_mut_slice(), 1), (logits.storage_mut(), classes)];
-        rows::run(&Gradients { targets, classes }, 0, targets.len(), outputs, []);
+        rows::run(
+            &Gradients { targets, classes },
+            0,
+            targets.len(),
+            outputs,
+            [],
+        );
     } else {
         let inputs = [(rows::values(&logits), classes)];
         let outputs = [(losses.as_mut_slice(), 1)];
-        rows::run(&Losses { targets, classes }, 0, targets.len(), outputs, inputs);
+        rows::run(
+            &Losses { targets, classes },
+            0,
+            targets.len(),
+            outputs,
+            inputs,
+        );
     }
     (losses.iter().map(|loss| f64::from(*loss)).sum(), logits)
 }
@@ -144,7 +156,8 @@ impl Kernel<2, 0> for Gradients<'_> {
             let target = self.targets[first + at];
             let top = math::max(row);
             let chosen = row[target] - top;
-            row.iter_mut().for_each(|logit| *logit = math::exp(*logit - top));
+            row.iter_mut()
+                .for_each(|logit| *logit = math::exp(*logit - top));
             let sum = math::sum(row);
             losses[at] = sum.ln() - chosen;
             let scale = 1.0 / sum;

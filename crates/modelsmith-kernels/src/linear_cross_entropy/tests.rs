@@ -5,7 +5,9 @@ use burn::tensor::{Device, TensorData};
 use modelsmith_core::parameters::to_vec;
 
 fn targets(rows: usize, classes: usize) -> Tensor<1, Int> {
-    let values: Vec<i64> = (0..rows).map(|i| (i * i + 3 * i) as i64 % classes as i64).collect();
+    let values: Vec<i64> = (0..rows)
+        .map(|i| (i * i + 3 * i) as i64 % classes as i64)
+        .collect();
     Tensor::from_data(TensorData::new(values, [rows]), &Device::flex())
 }
 
@@ -47,9 +49,17 @@ fn chunks_do_not_change_the_result() {
         weight: true,
     };
     let run = |chunk: usize| {
-        let hidden = hidden.clone().try_into_primitive::<burn::backend::Flex>().unwrap();
-        let weight = weight.clone().try_into_primitive::<burn::backend::Flex>().unwrap();
-        let targets = targets(50, 23).try_into_primitive::<burn::backend::Flex>().unwrap();
+        let hidden = hidden
+            .clone()
+            .try_into_primitive::<burn::backend::Flex>()
+            .unwrap();
+        let weight = weight
+            .clone()
+            .try_into_primitive::<burn::backend::Flex>()
+            .unwrap();
+        let targets = targets(50, 23)
+            .try_into_primitive::<burn::backend::Flex>()
+            .unwrap();
         let found = forward(&hidden, &weight, targets, wanted, chunk);
         [found.loss, found.hidden.unwrap(), found.weight.unwrap()].map(|x| {
             let values = crate::rows::values(&x).to_vec();
@@ -73,7 +83,11 @@ fn a_frozen_plain_weight_takes_no_gradient() {
     let expected = reference(hidden.clone(), weight, targets(9, 13));
     close(loss, expected.clone(), 1e-6);
     let theirs = expected.backward();
-    close(hidden.grad(&grads).unwrap(), hidden.grad(&theirs).unwrap(), 1e-5);
+    close(
+        hidden.grad(&grads).unwrap(),
+        hidden.grad(&theirs).unwrap(),
+        1e-5,
+    );
 }
 
 #[test]
@@ -94,10 +108,22 @@ fn views_are_read_in_their_order() {
         weight.clone().transpose(),
         targets(9, 13),
     );
-    let expected = reference(hidden.clone().transpose(), weight.clone().transpose(), targets(9, 13));
+    let expected = reference(
+        hidden.clone().transpose(),
+        weight.clone().transpose(),
+        targets(9, 13),
+    );
     let (ours, theirs) = (got.backward(), expected.backward());
-    close(hidden.grad(&ours).unwrap(), hidden.grad(&theirs).unwrap(), 1e-5);
-    close(weight.grad(&ours).unwrap(), weight.grad(&theirs).unwrap(), 1e-5);
+    close(
+        hidden.grad(&ours).unwrap(),
+        hidden.grad(&theirs).unwrap(),
+        1e-5,
+    );
+    close(
+        weight.grad(&ours).unwrap(),
+        weight.grad(&theirs).unwrap(),
+        1e-5,
+    );
 }
 
 #[test]

@@ -29,6 +29,7 @@ enum Name {
 
 /// Write the house corpus, facts, questions, tokenizer and model configuration
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  modelsmith data house assets/house --people 200")]
 struct House {
     /// Folder to write into
     folder: PathBuf,
@@ -42,6 +43,7 @@ struct House {
 
 /// Measure how many facts of its world a house model completes, over all wordings
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  modelsmith data recall assets/house")]
 struct Recall {
     /// Folder of the house model
     model: PathBuf,

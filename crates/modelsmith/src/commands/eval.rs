@@ -25,7 +25,8 @@ pub(crate) struct Eval {
     /// File or folder with the rows
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
-    /// What is measured; by default what the model's head and the rows suggest
+    /// What is measured: perplexity of text, choices (rows with prompt, choices, answer), or
+    /// classes against labels; by default what the model's head and the rows suggest
     #[arg(long, value_enum)]
     task: Option<TaskName>,
     /// Sequences in a batch (data.batch_size)
@@ -48,11 +49,8 @@ pub(crate) struct Eval {
 /// Tasks by the words of the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TaskName {
-    /// Mean loss a token, and its exponential
     Perplexity,
-    /// The likeliest of several answers: rows with prompt, choices, answer
     Choices,
-    /// Predicted classes against labels
     Classes,
 }
 

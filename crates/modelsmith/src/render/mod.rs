@@ -46,7 +46,7 @@ fn hint(error: &Error) -> Option<&'static str> {
         "target_modules" | "exclude_modules" => {
             Some("`modelsmith inspect MODEL --sites PATTERN` shows what a pattern matches")
         }
-        "data" | "train" | "host" | "output" | "seed" | "device" => {
+        "data" | "train" | "host" | "output" | "seed" => {
             Some("`modelsmith schema` describes every key of a recipe")
         }
         _ => None,

@@ -12,6 +12,8 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// Shows the events of a training run on the standard error.
 pub(crate) struct Progress {
+    /// Whether there is a terminal to keep a line on.
+    live: bool,
     bar: Option<ProgressBar>,
     quiet: bool,
     verbose: u8,
@@ -24,7 +26,8 @@ impl Progress {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let live = std::io::stderr().is_terminal() && !dumb && !output.quiet;
         Self {
-            bar: live.then(bar),
+            live,
+            bar: None,
             quiet: output.quiet,
             verbose: output.verbose,
             last: None,
@@ -73,6 +76,7 @@ impl Observer for Progress {
     fn event(&mut self, event: Event) {
         match event {
             Event::Started { step, total_steps, trained, host } => {
+                self.bar = self.live.then(bar);
                 let resumed = if step > 0 { format!("from step {step}, ") } else { String::new() };
                 self.say(&format!(
                     "training {} of {} numbers, {resumed}{total_steps} steps",

@@ -23,7 +23,8 @@ pub(crate) struct Convert {
     /// Adapter folder to write; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     output: PathBuf,
-    /// How several adapters become one
+    /// How several adapters become one: cat lays the factors side by side (exact, the ranks add
+    /// up), linear averages them (rough, needs equal ranks), svd finds the best change of --rank
     #[arg(long, value_enum, default_value_t = How::Cat)]
     combine: How,
     /// Rank of the result, for --combine svd
@@ -34,11 +35,8 @@ pub(crate) struct Convert {
 /// Combinations by the words of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum How {
-    /// Lay the factors side by side: exact, the ranks add up
     Cat,
-    /// Average the factors: small and rough, needs equal ranks
     Linear,
-    /// The best change of the given rank
     Svd,
 }
 

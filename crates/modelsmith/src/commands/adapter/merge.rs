@@ -22,7 +22,7 @@ pub(crate) struct Merge {
     /// Folder to write the checkpoint to; it must be new or empty
     #[arg(long, value_name = "FOLDER")]
     output: PathBuf,
-    /// Type of the written weights
+    /// Type of the written weights; keep takes the base's
     #[arg(long, value_enum, default_value_t = Dtype::Keep)]
     dtype: Dtype,
     /// Largest weight file, for instance 500MB or 5GB
@@ -33,13 +33,9 @@ pub(crate) struct Merge {
 /// Types by the words of the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Dtype {
-    /// As in the base
     Keep,
-    /// 32 bits
     F32,
-    /// 16 bits, IEEE half
     F16,
-    /// 16 bits, bfloat16
     Bf16,
 }
 
