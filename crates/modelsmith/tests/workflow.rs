@@ -176,6 +176,28 @@ fn a_classifier_is_tuned_and_measured() {
     assert!(report["accuracy"].as_f64().unwrap() > 0.9, "{report}");
     let total: u64 = report["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap()).map(|cell| cell.as_u64().unwrap()).sum();
     assert_eq!(total, 40);
+    // Folded in, the new head is part of the checkpoint.
+    bench.json(&["adapter", "merge", "--adapter", "runs/c", "--output", "merged"]);
+    let merged = bench.json(&["eval", "--host", "merged", "--data", "reviews.csv"]);
+    assert_eq!(merged["confusion"], report["confusion"]);
+    let text = bench.fails(2, &["eval", "--host", "merged", "--data", "reviews.csv", "--task", "choices"]);
+    assert!(text.contains("no causal language model"), "{text}");
+}
+
+#[test]
+fn a_model_from_random_weights_is_a_checkpoint_like_any_other() {
+    let bench = Bench::new();
+    bench.text(12);
+    let words = ["pretrain", "--fresh", "model", "--data", "text.txt", "--steps", "3", "--name", "p"];
+    let summary = bench.json(&words);
+    assert_eq!(summary["method"], "full");
+    assert_eq!(summary["artifact"], "runs/p/model");
+    let found = bench.json(&["inspect", "runs/p/model"]);
+    assert_eq!((&found["parameters"], &found["architecture"]), (&5712.into(), &"LlamaForCausalLM".into()));
+    let said = bench.run(&["generate", "--host", "runs/p/model", "--prompt", "w1", "--max-tokens", "2"]);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    let text = bench.fails(2, &["pretrain", "--data", "text.txt"]);
+    assert!(text.starts_with("error: host.fresh: is not set"), "{text}");
 }
 
 #[test]

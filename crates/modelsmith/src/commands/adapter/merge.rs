@@ -6,6 +6,7 @@ use crate::failure::Outcome;
 use crate::render::{self, Output};
 use clap::{Args, ValueEnum};
 use modelsmith_engine::merge::{self, MergeOptions};
+use modelsmith_engine::parse_size;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -51,7 +52,7 @@ impl Merge {
                 Dtype::F16 => Some(merge::DType::F16),
                 Dtype::Bf16 => Some(merge::DType::BF16),
             },
-            max_shard_bytes: merge::parse_size("--max-shard", &self.max_shard)?,
+            max_shard_bytes: parse_size("--max-shard", &self.max_shard)?,
         })?;
         output.result("adapter.merge", &report, || render::merge(&report))
     }
