@@ -1,7 +1,7 @@
 //! The command line: what can be said, in one place.
 
 use crate::commands::{adapter, completions, data, eval, generate, inspect, methods};
-use crate::commands::{pretrain, quickstart, run, schema, tune};
+use crate::commands::{pretrain, quickstart, run, schema, studio, tune};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use modelsmith_engine::registry::{self, Family};
@@ -15,7 +15,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Train", &["tune", "run", "pretrain"]),
     ("Use", &["generate", "eval"]),
     ("Adapters", &["adapter"]),
-    ("Look", &["inspect", "methods", "schema"]),
+    ("Look", &["inspect", "studio", "methods", "schema"]),
     ("Data", &["data"]),
     ("Shell", &["completions"]),
 ];
@@ -79,6 +79,7 @@ pub(crate) enum Name {
     Inspect(inspect::Inspect),
     Methods(methods::Methods),
     Schema(schema::Schema),
+    Studio(studio::Studio),
     Data(data::Data),
     Completions(completions::Completions),
 }

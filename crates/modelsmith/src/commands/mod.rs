@@ -13,6 +13,7 @@ pub(crate) mod quickstart;
 pub(crate) mod recipe_flags;
 pub(crate) mod run;
 pub(crate) mod schema;
+pub(crate) mod studio;
 pub(crate) mod tune;
 
 use crate::cli::{Cli, Common, Name};
@@ -34,6 +35,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome {
         Name::Inspect(flags) => flags.execute(&common, &output),
         Name::Methods(flags) => flags.execute(&output),
         Name::Schema(flags) => flags.execute(&output),
+        Name::Studio(flags) => flags.execute(&output),
         Name::Data(flags) => flags.execute(&common, &output),
         Name::Completions(flags) => flags.execute(&output),
     }
