@@ -15,13 +15,17 @@ const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-ru
 const QUESTION = 'Question: Which trade does Kira Yates follow?\nAnswer:';
 
 const scratch = await mkdtemp(join(tmpdir(), 'modelsmith-studio-'));
-const studio = spawn(program, ['studio', '--port', '0', '--json', '--runs', join(scratch, 'runs')], { stdio: ['ignore', 'pipe', 'inherit'] });
+const started = [];
 let browser = null;
 let code = 1;
 
 const say = (text) => console.log(`studio test: ${text}`);
 
-async function address() {
+// Starts a studio and gives the address that it tells.
+async function address(runs, ...more) {
+  const words = ['studio', '--port', '0', '--json', '--runs', join(scratch, runs), ...more];
+  const studio = spawn(program, words, { stdio: ['ignore', 'pipe', 'inherit'] });
+  started.push(studio);
   for await (const line of createInterface({ input: studio.stdout })) return JSON.parse(line).url;
   throw new Error('the studio ended before it told its address');
 }
@@ -200,8 +204,22 @@ async function keyboard(page, url) {
   assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
 }
 
+// Bound to every address it asks for the token once, and keeps it out of sight after that.
+async function token() {
+  const url = await address('guarded', '--bind', '0.0.0.0');
+  const page = await browser.newPage();
+  const refused = await page.goto(new URL('/', url).href);
+  assert.equal(refused.status(), 401, 'without the token nothing is shown');
+  await page.goto(url);
+  await page.locator('text=No runs yet').waitFor();
+  assert.ok(!page.url().includes('token'), 'the token leaves the address');
+  await page.reload();
+  await page.locator('text=No runs yet').waitFor();
+  await page.close();
+}
+
 try {
-  const url = await address();
+  const url = await address('runs');
   const page = await openPage(url);
   await page.goto(url);
   await page.locator('text=No runs yet').waitFor();
@@ -213,6 +231,7 @@ try {
   await compares(page);
   await generates(page);
   await catalogue(page);
+  await token();
   assert.deepEqual(page.problems, [], 'no errors in the console, no requests elsewhere');
   say('passed');
   code = 0;
@@ -224,6 +243,6 @@ try {
   console.error('on the page:', await page?.locator('#problem').textContent({ timeout: 1000 }).catch(() => ''), page?.problems);
 }
 await browser?.close().catch(() => {});
-studio.kill();
+for (const studio of started) studio.kill();
 await rm(scratch, { recursive: true, force: true, maxRetries: 3 });
 process.exit(code);
