@@ -4,6 +4,7 @@
 //! [`train`]) -> [`run_folder`] and [`adapter_folder`] (what is left behind).
 
 pub mod adapter_folder;
+pub mod claim;
 pub mod convert;
 pub mod device;
 pub mod eval;

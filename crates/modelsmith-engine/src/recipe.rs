@@ -184,7 +184,7 @@ fn to_json(path: &Path, value: toml::Value) -> Result<Value> {
 }
 
 /// Deserialises with the dotted key and near matches in errors.
-fn read_typed(value: &Value) -> Result<Recipe> {
+pub(crate) fn read_typed<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let message = error.inner().to_string();

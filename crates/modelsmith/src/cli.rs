@@ -1,7 +1,7 @@
 //! The command line: what can be said, in one place.
 
 use crate::commands::{adapter, completions, data, eval, generate, inspect, methods};
-use crate::commands::{pretrain, quickstart, run, schema, studio, tune};
+use crate::commands::{pretrain, quickstart, reproduce, run, schema, studio, tune};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use modelsmith_engine::registry::{self, Family};
@@ -16,6 +16,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Use", &["generate", "eval"]),
     ("Adapters", &["adapter"]),
     ("Look", &["inspect", "studio", "methods", "schema"]),
+    ("Claims", &["reproduce"]),
     ("Data", &["data"]),
     ("Shell", &["completions"]),
 ];
@@ -80,6 +81,7 @@ pub(crate) enum Name {
     Methods(methods::Methods),
     Schema(schema::Schema),
     Studio(studio::Studio),
+    Reproduce(reproduce::Reproduce),
     Data(data::Data),
     Completions(completions::Completions),
 }

@@ -11,6 +11,7 @@ pub(crate) mod model_flags;
 pub(crate) mod pretrain;
 pub(crate) mod quickstart;
 pub(crate) mod recipe_flags;
+pub(crate) mod reproduce;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod studio;
@@ -36,6 +37,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome {
         Name::Methods(flags) => flags.execute(&output),
         Name::Schema(flags) => flags.execute(&output),
         Name::Studio(flags) => flags.execute(&output),
+        Name::Reproduce(flags) => flags.execute(&common, &output),
         Name::Data(flags) => flags.execute(&common, &output),
         Name::Completions(flags) => flags.execute(&output),
     }

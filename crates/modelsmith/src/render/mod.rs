@@ -1,6 +1,7 @@
 //! How results look: numbers, tables, progress, errors.
 
 mod adapters;
+mod claim;
 mod evaluation;
 mod inspection;
 mod methods;
@@ -13,6 +14,7 @@ mod summary;
 mod table;
 
 pub(crate) use adapters::{adapter, convert, merge};
+pub(crate) use claim::claim;
 pub(crate) use evaluation::evaluation;
 pub(crate) use inspection::inspection;
 pub(crate) use methods::{method, methods};

@@ -1,0 +1,430 @@
+//! What a claim says: `claims/NN-name.toml`, read strictly.
+
+use super::fragment;
+use super::verdict::Direction;
+use crate::recipe::{Named, Recipe, read_typed};
+use crate::registry;
+use modelsmith_core::error::{Error, Result, suggest};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// How much a reproduction spends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Under two minutes on two cores: shows that it runs.
+    Smoke,
+    /// Under ten minutes on two cores: what `docs/CLAIMS.md` records.
+    Full,
+}
+
+impl Tier {
+    /// As the command line spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// A claim with its protocol.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Claim {
+    /// Name of the file without its ending; not written in it.
+    #[serde(skip)]
+    pub name: String,
+    /// Number of the method's card.
+    pub card: u32,
+    /// Name of the method.
+    pub title: String,
+    /// What the paper says, in one sentence.
+    pub statement: String,
+    /// Where it says so.
+    pub source: String,
+    /// The paper's figures that stand beside ours.
+    pub paper: Vec<PaperFigure>,
+    /// What was looked into: reasons where the claim does not hold, limits where it does.
+    pub note: String,
+    /// What is run.
+    pub experiment: Vec<Experiment>,
+}
+
+/// A figure of the paper.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PaperFigure {
+    /// Which model, data and metric.
+    pub setting: String,
+    /// Which method.
+    pub arm: String,
+    /// The figure as printed.
+    pub figure: String,
+}
+
+/// Arms on the same host, data and budget.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Experiment {
+    /// Short name, unique in the claim.
+    pub id: String,
+    /// What it asks, in one sentence.
+    pub description: String,
+    /// Questions and facts of the house world, written to the folder that `$CLAIM` names.
+    pub house: Option<HouseData>,
+    /// Files in Latin-1 to put into the folder that `$CLAIM` names.
+    pub prepare: Vec<Prepared>,
+    /// The recipe of all arms, without method, learning rate, seed and output. Its held-out rows
+    /// are the development part on which learning rates are chosen; no test item may be in them.
+    pub recipe: Map<String, Value>,
+    /// Budgets.
+    pub tiers: Tiers,
+    /// What is compared.
+    pub arms: Vec<Arm>,
+    /// Held-out items that the finished arms are scored on.
+    pub tests: Vec<Test>,
+    /// What is expected of the scores.
+    pub expect: Vec<Expectation>,
+}
+
+/// Which part of the house world is for what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HouseData {
+    /// Folder of the house model.
+    pub folder: PathBuf,
+    /// Share of the people with training questions that are moved to the development part.
+    pub development_share: f64,
+    /// Statements of known facts, drawn from all wordings, to measure forgetting with.
+    pub facts: usize,
+}
+
+impl Default for HouseData {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::from("assets/house"),
+            development_share: 0.2,
+            facts: 500,
+        }
+    }
+}
+
+/// A file in Latin-1.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prepared {
+    /// Its name in the folder that `$CLAIM` names.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether of the label that begins a line only what stands before a colon is kept.
+    pub coarse_labels: bool,
+}
+
+/// The budget of each tier.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tiers {
+    /// Shows that it runs.
+    pub smoke: Budget,
+    /// What is recorded.
+    pub full: Budget,
+}
+
+/// A budget: the same for every arm.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Seeds 1 to this; the search for learning rates uses seed 0.
+    pub seeds: u64,
+    /// Laid over the experiment's recipe.
+    pub recipe: Map<String, Value>,
+    /// Test items read at most, of each test; 0 reads all.
+    pub items: usize,
+}
+
+/// A method with its options and the learning rates to choose from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Arm {
+    /// Short name, unique in the experiment.
+    pub id: String,
+    /// The method's name and options.
+    pub method: Named,
+    /// The grid; every arm of an experiment has as many.
+    pub learning_rates: Vec<f64>,
+}
+
+/// Held-out items.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Test {
+    /// Short name, unique in the experiment.
+    pub id: String,
+    /// What the items are.
+    pub description: String,
+    /// Laid over the recipe's `[data]`.
+    pub data: Map<String, Value>,
+}
+
+/// What is measured on each item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// 1 where every token of the answer (or the class) has the highest score, else 0.
+    #[default]
+    Exact,
+    /// Mean negative log-likelihood of the answer's tokens (or of the class).
+    Loss,
+}
+
+impl Metric {
+    /// As claim files spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Loss => "loss",
+        }
+    }
+}
+
+/// What is expected of a difference between two arms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    /// The arm under claim.
+    pub arm: String,
+    /// What it is compared with.
+    pub baseline: String,
+    /// On which items.
+    pub test: String,
+    /// By which score.
+    #[serde(default)]
+    pub metric: Metric,
+    /// Which way the difference should go.
+    pub direction: Direction,
+    /// The difference that still counts as none, for `as_good`.
+    #[serde(default)]
+    pub margin: f64,
+    /// Why this direction, and why this margin; written before the runs.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl Claim {
+    /// Reads and checks a claim file.
+    ///
+    /// # Errors
+    /// TOML errors, unknown keys with near matches, and whatever [`Claim::check`] refuses, each
+    /// with the file's name.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Self::parse(&text, &name).map_err(|error| match error {
+            Error::Config { key, problem } => Error::Config {
+                key: format!("{}: {key}", path.display()),
+                problem,
+            },
+            other => other,
+        })
+    }
+
+    /// Reads and checks the text of a claim.
+    ///
+    /// # Errors
+    /// As [`Claim::read`].
+    pub fn parse(text: &str, name: &str) -> Result<Self> {
+        let value: toml::Value =
+            toml::from_str(text).map_err(|error| Error::config("TOML", error.to_string().trim()))?;
+        let value = serde_json::to_value(value).map_err(|error| Error::config("TOML", error))?;
+        let claim = Self {
+            name: name.to_owned(),
+            ..read_typed(&value)?
+        };
+        claim.check()?;
+        Ok(claim)
+    }
+
+    /// Refuses a claim that could not be judged fairly.
+    ///
+    /// # Errors
+    /// The key, what was found and what was expected.
+    pub fn check(&self) -> Result<()> {
+        if self.card == 0 {
+            return Err(Error::config("card", "is 0; must be the number of a card"));
+        }
+        let needed = [("title", &self.title), ("statement", &self.statement), ("source", &self.source)];
+        for (key, text) in needed {
+            if text.trim().is_empty() {
+                return Err(Error::config(key, "is empty; a claim says what it claims and where from"));
+            }
+        }
+        let ids = self.experiment.iter().map(|one| one.id.as_str());
+        check_ids("experiment", ids)?;
+        for (number, one) in self.experiment.iter().enumerate() {
+            one.check().map_err(|error| below(&format!("experiment[{number}]"), error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Experiment {
+    /// The budget of a tier.
+    pub fn budget(&self, tier: Tier) -> &Budget {
+        match tier {
+            Tier::Smoke => &self.tiers.smoke,
+            Tier::Full => &self.tiers.full,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        check_ids("arms", self.arms.iter().map(|arm| arm.id.as_str()))?;
+        check_ids("tests", self.tests.iter().map(|test| test.id.as_str()))?;
+        if self.arms.len() < 2 {
+            return Err(Error::config("arms", "has one arm; a claim needs a baseline"));
+        }
+        self.check_recipe()?;
+        self.check_grids()?;
+        if self.expect.is_empty() {
+            return Err(Error::config("expect", "is empty; a claim expects something"));
+        }
+        for (number, expectation) in self.expect.iter().enumerate() {
+            let checked = self.check_expectation(expectation);
+            checked.map_err(|error| below(&format!("expect[{number}]"), error))?;
+        }
+        Ok(())
+    }
+
+    /// What differs between arms is the method and its learning rate, and nothing else.
+    fn check_recipe(&self) -> Result<()> {
+        for tier in [Tier::Smoke, Tier::Full] {
+            let budget = self.budget(tier);
+            if budget.seeds == 0 {
+                let key = format!("tiers.{}.seeds", tier.name());
+                return Err(Error::config(key, "is 0; must be at least 1"));
+            }
+            let both = [("recipe", &self.recipe), ("tiers recipe", &budget.recipe)];
+            for (place, shared) in both {
+                for key in ["method", "seed", "output", "train.learning_rate"] {
+                    fragment::refuse_set(shared, key).map_err(|error| below(place, error))?;
+                }
+            }
+            for arm in &self.arms {
+                let rate = arm.learning_rates.first().copied().unwrap_or(1.0);
+                let recipe: Recipe = read_typed(&fragment::recipe(self, tier, arm, rate, 1))?;
+                recipe.train.check()?;
+            }
+            for test in &self.tests {
+                fragment::test_data(&self.recipe, test)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_grids(&self) -> Result<()> {
+        let size = self.arms[0].learning_rates.len();
+        for (number, arm) in self.arms.iter().enumerate() {
+            let place = format!("arms[{number}]");
+            registry::adapter_method(&arm.method).map_err(|error| below(&place, error))?;
+            let key = format!("{place}.learning_rates");
+            let rates = &arm.learning_rates;
+            if rates.len() != size || rates.is_empty() {
+                let problem = format!(
+                    "has {} values, the first arm has {size}; every arm gets a grid of the same size, one at least",
+                    rates.len()
+                );
+                return Err(Error::config(key, problem));
+            }
+            if let Some(rate) = rates.iter().find(|rate| !(rate.is_finite() && **rate > 0.0)) {
+                return Err(Error::config(key, format!("holds {rate}; must be above 0")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_expectation(&self, expectation: &Expectation) -> Result<()> {
+        let arms: Vec<&str> = self.arms.iter().map(|arm| arm.id.as_str()).collect();
+        let tests: Vec<&str> = self.tests.iter().map(|test| test.id.as_str()).collect();
+        let named = [
+            ("arm", &expectation.arm, &arms),
+            ("baseline", &expectation.baseline, &arms),
+            ("test", &expectation.test, &tests),
+        ];
+        for (key, found, known) in named {
+            if !known.contains(&found.as_str()) {
+                let hint = suggest(found, known.iter().copied());
+                return Err(Error::config(key, format!("unknown `{found}`; {hint}")));
+            }
+        }
+        if expectation.arm == expectation.baseline {
+            return Err(Error::config("baseline", "is the arm itself; name another arm"));
+        }
+        let margin = expectation.margin;
+        match expectation.direction {
+            Direction::AsGood if !(margin.is_finite() && margin > 0.0) => {
+                let problem = format!("is {margin}; as_good needs a margin above 0");
+                Err(Error::config("margin", problem))
+            }
+            Direction::AsGood if expectation.reason.trim().is_empty() => {
+                Err(Error::config("reason", "is empty; a margin is justified before the runs"))
+            }
+            Direction::AsGood => Ok(()),
+            _ if margin != 0.0 => {
+                Err(Error::config("margin", "counts for direction = \"as_good\" only; leave it out"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// All claims of a folder, by name.
+///
+/// # Errors
+/// A folder that cannot be read or holds no claim, and as [`Claim::read`].
+pub fn read_all(folder: &Path) -> Result<Vec<Claim>> {
+    let io = |error| Error::io(folder, error);
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|ending| ending == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        return Err(Error::file(folder, "holds no claim (NN-name.toml)"));
+    }
+    paths.iter().map(|path| Claim::read(path)).collect()
+}
+
+fn check_ids<'a>(key: &str, ids: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for id in ids {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+        if id.is_empty() || !id.chars().all(legal) {
+            let problem = format!("id {id:?}: must be of lower-case letters, digits, - and _");
+            return Err(Error::config(key, problem));
+        }
+        if !seen.insert(id) {
+            return Err(Error::config(key, format!("id `{id}` is there twice")));
+        }
+    }
+    if seen.is_empty() {
+        return Err(Error::config(key, "is empty; one at least is needed"));
+    }
+    Ok(())
+}
+
+/// Names where in the claim a refused key is.
+fn below(place: &str, error: Error) -> Error {
+    match error {
+        Error::Config { key, problem } => Error::Config {
+            key: format!("{place}.{key}"),
+            problem,
+        },
+        other => other,
+    }
+}

@@ -1,0 +1,29 @@
+//! Does a method hold what its paper says, at a scale of minutes?
+//!
+//! ```text
+//! claims/NN-name.toml -> grid of learning rates on a development part -> (arm x seed) runs at equal
+//! data and budget -> scores of every held-out item -> paired two-level bootstrap -> verdict
+//! ```
+//!
+//! [`file`] is what a claim says, [`reproduce()`] does it, [`report`] is what was found;
+//! [`bootstrap`] and [`verdict`] are the statistics. `docs/claims/NN-name.json` keeps the last
+//! full-tier report of each claim, and `docs/CLAIMS.md` is made from all of them.
+
+mod arms;
+pub mod bootstrap;
+mod document;
+mod experiment;
+pub mod file;
+mod fragment;
+mod house_data;
+mod items;
+mod prepare;
+pub mod report;
+mod reproduce;
+mod surroundings;
+mod verdict;
+
+pub use document::document;
+pub use items::Scores;
+pub use reproduce::{ReproduceOptions, Which, reproduce};
+pub use verdict::{Direction, Verdict, overall, verdict};

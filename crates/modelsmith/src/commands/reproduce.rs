@@ -1,0 +1,91 @@
+//! `modelsmith reproduce`: does a paper's claim hold here?
+
+use super::device;
+use crate::cli::Common;
+use crate::failure::Outcome;
+use crate::render::{self, Output};
+use clap::{Args, ValueEnum};
+use modelsmith_engine::claim::file::Tier;
+use modelsmith_engine::claim::{ReproduceOptions, Which, reproduce};
+use modelsmith_engine::Stop;
+use std::io::Write;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  modelsmith reproduce 20 --tier smoke
+  modelsmith reproduce 20 --tier full --seeds 5
+  modelsmith reproduce all --json
+
+The full tier writes docs/CLAIMS.md. Run again after an interruption, finished runs are kept.";
+
+/// Run a paper's claim against its baselines, with intervals and a verdict
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Reproduce {
+    /// Number of a method's card, or all
+    #[arg(value_name = "CARD", value_parser = which)]
+    which: Which,
+    /// Seeds 1 to N; by default as the claim's tier says
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// How much to spend: smoke (under two minutes a claim) or full (under ten)
+    #[arg(long, value_enum, default_value = "smoke")]
+    tier: TierName,
+    /// Folder for the runs and claim.json
+    #[arg(long, value_name = "FOLDER", default_value = "runs/claims")]
+    output: PathBuf,
+    /// Folder with the claim files
+    #[arg(long, value_name = "FOLDER", default_value = "claims")]
+    claims: PathBuf,
+    /// Folder in which the full tier keeps CLAIMS.md and claims/
+    #[arg(long, value_name = "FOLDER", default_value = "docs")]
+    docs: PathBuf,
+}
+
+/// Tiers by the words of the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TierName {
+    Smoke,
+    Full,
+}
+
+fn which(text: &str) -> Result<Which, String> {
+    match text {
+        "all" => Ok(Which::All),
+        number => number
+            .parse()
+            .map(Which::Card)
+            .map_err(|_| "expected the number of a card, or all".to_owned()),
+    }
+}
+
+impl Reproduce {
+    /// Runs the claims and prints what was found.
+    pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
+        let stop = Stop::listen()?;
+        let options = ReproduceOptions {
+            which: self.which,
+            claims: self.claims,
+            seeds: self.seeds,
+            tier: match self.tier {
+                TierName::Smoke => Tier::Smoke,
+                TierName::Full => Tier::Full,
+            },
+            output: self.output,
+            docs: self.docs,
+            device: device(common).to_owned(),
+        };
+        let quiet = output.quiet;
+        let mut say = |text: &str| {
+            if !quiet {
+                // Progress that cannot be shown is no reason to stop.
+                let _ = writeln!(anstream::stderr(), "{text}");
+            }
+        };
+        let reports = reproduce(&options, &stop, &mut say)?;
+        output.result("reproduce", &serde_json::json!({"claims": reports}), || {
+            reports.iter().map(render::claim).collect::<Vec<_>>().join("\n\n")
+        })
+    }
+}
