@@ -110,6 +110,8 @@ pub fn run(
     };
     let path = report.summary.run.join("quickstart.json");
     modelsmith_core::files::atomic_json(path, &report)?;
+    // The run wrote its report before the questions were asked again.
+    crate::report::write(&report.summary.run)?;
     Ok(report)
 }
 

@@ -1,7 +1,8 @@
 //! Run folders: what a run leaves behind, locked while it is written.
 //!
 //! ```text
-//! runs/NAME/  recipe.toml  environment.json  metrics.jsonl  tensorboard/  checkpoints/  adapter/  summary.json
+//! runs/NAME/  recipe.toml  environment.json  metrics.jsonl  tensorboard/  checkpoints/  adapter/
+//!             data.json  sites.json  summary.json  record.json  report.html
 //! ```
 
 use crate::recipe::Recipe;
@@ -11,7 +12,8 @@ use serde_json::json;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A run folder held by this process; the lock goes with the value.
 #[derive(Debug)]
@@ -66,6 +68,17 @@ impl RunFolder {
         Ok((folder, recipe))
     }
 
+    /// Holds the folder of a run whatever its recipe says, for example to remove it.
+    ///
+    /// # Errors
+    /// No recipe there, or another process holds the folder.
+    pub(crate) fn hold(path: &Path) -> Result<Self> {
+        if !path.join("recipe.toml").is_file() {
+            return Err(Error::Usage(format!("{} holds no run (no recipe.toml)", path.display())));
+        }
+        Self::lock(path.to_path_buf())
+    }
+
     fn lock(path: PathBuf) -> Result<Self> {
         std::fs::create_dir_all(&path).map_err(|error| Error::io(&path, error))?;
         let file = path.join("lock");
@@ -77,7 +90,7 @@ impl RunFolder {
             .write(true)
             .open(&file)
             .map_err(io)?;
-        match lock.try_lock() {
+        match try_for_a_while(&lock) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
@@ -112,6 +125,17 @@ impl RunFolder {
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter")
     }
+}
+
+/// Takes the lock; a short hold by someone who only looks at the state of the run is waited for.
+fn try_for_a_while(lock: &File) -> Result<(), TryLockError> {
+    for _ in 0..5 {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(20)),
+            other => return other,
+        }
+    }
+    lock.try_lock()
 }
 
 /// `METHOD-1`, `METHOD-2`, ...: the first that is free.

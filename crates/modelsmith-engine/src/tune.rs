@@ -4,9 +4,11 @@ use crate::adapter_folder::{self, Provenance};
 use crate::device::device;
 use crate::memory::peak_resident;
 use crate::recipe::Recipe;
+use crate::record;
 use crate::registry;
 use crate::run_folder::RunFolder;
 use crate::signals::Stop;
+use crate::site_change;
 use crate::train::{Event, Masking, Observer, Outcome, Stepper, Trainer, TrainerState};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{DType, atomic_json, read_json};
@@ -70,7 +72,9 @@ pub fn run(mut recipe: Recipe, stop: &Stop, observer: &mut dyn Observer) -> Resu
     }
     let parts = Parts::load(&recipe)?;
     let folder = RunFolder::create(&recipe)?;
-    train(&recipe, parts, &folder, stop, observer)
+    record::keep(folder, &recipe, observer, |folder, observer| {
+        train(&recipe, parts, folder, stop, observer)
+    })
 }
 
 /// Goes on with an interrupted run.
@@ -81,7 +85,9 @@ pub fn resume(path: &Path, stop: &Stop, observer: &mut dyn Observer) -> Result<S
     let (folder, recipe) = RunFolder::open(path)?;
     let parts = Parts::load(&recipe)?;
     check_data(&folder, &parts)?;
-    train(&recipe, parts, &folder, stop, observer)
+    record::keep(folder, &recipe, observer, |folder, observer| {
+        train(&recipe, parts, folder, stop, observer)
+    })
 }
 
 /// Host, data and untrained adapter of a recipe.
@@ -263,6 +269,7 @@ fn train(
             change.total
         )));
     }
+    record_sites(folder, &host, &*trained, observer);
     let files = trained.files(&host)?;
     let fresh = recipe.host.fresh.is_some();
     let provenance = Provenance {
@@ -319,6 +326,21 @@ fn record_data(folder: &RunFolder, data: &Dataset) -> Result<()> {
         "complete": data.complete,
     });
     atomic_json(folder.path().join("data.json"), &record)
+}
+
+/// `sites.json`: where the weights moved, for the report. An adapter that is no change of weights
+/// has no such picture, which is said and is no failure.
+fn record_sites(
+    folder: &RunFolder,
+    host: &Transformer,
+    trained: &dyn Adapter,
+    observer: &mut dyn Observer,
+) {
+    let written = site_change::measure(host, trained)
+        .and_then(|sites| atomic_json(folder.path().join("sites.json"), &sites));
+    if let Err(error) = written {
+        observer.event(Event::Warning(format!("no picture of where weights changed: {error}")));
+    }
 }
 
 /// Nothing about the data goes unsaid: what was cut, left out, or spelled like a special token.

@@ -1,7 +1,7 @@
 //! The command line: what can be said, in one place.
 
 use crate::commands::{adapter, completions, data, eval, generate, inspect, methods};
-use crate::commands::{pretrain, quickstart, reproduce, run, schema, studio, tune};
+use crate::commands::{pretrain, quickstart, reproduce, run, runs, schema, studio, tune};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use modelsmith_engine::registry::{self, Family};
@@ -13,6 +13,7 @@ use std::fmt::Write;
 const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["quickstart"]),
     ("Train", &["tune", "run", "pretrain"]),
+    ("Runs", &["runs"]),
     ("Use", &["generate", "eval"]),
     ("Adapters", &["adapter"]),
     ("Look", &["inspect", "studio", "methods", "schema"]),
@@ -74,6 +75,7 @@ pub(crate) enum Name {
     Tune(tune::Tune),
     Run(run::Run),
     Pretrain(pretrain::Pretrain),
+    Runs(runs::Runs),
     Generate(generate::Generate),
     Eval(eval::Eval),
     Adapter(adapter::Adapter),

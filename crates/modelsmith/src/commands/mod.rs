@@ -13,6 +13,7 @@ pub(crate) mod quickstart;
 pub(crate) mod recipe_flags;
 pub(crate) mod reproduce;
 pub(crate) mod run;
+pub(crate) mod runs;
 pub(crate) mod schema;
 pub(crate) mod studio;
 pub(crate) mod tune;
@@ -30,6 +31,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome {
         Name::Tune(flags) => flags.execute(&common, &output),
         Name::Run(flags) => flags.execute(&common, &output),
         Name::Pretrain(flags) => flags.execute(&common, &output),
+        Name::Runs(flags) => flags.execute(&output),
         Name::Generate(flags) => flags.execute(&common, &output),
         Name::Eval(flags) => flags.execute(&common, &output),
         Name::Adapter(flags) => flags.execute(&common, &output),

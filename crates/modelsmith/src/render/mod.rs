@@ -5,11 +5,11 @@ mod claim;
 mod evaluation;
 mod inspection;
 mod methods;
-mod numbers;
 mod output;
 mod plan;
 mod progress;
 mod quickstart;
+mod runs;
 mod summary;
 mod table;
 
@@ -18,11 +18,12 @@ pub(crate) use claim::claim;
 pub(crate) use evaluation::evaluation;
 pub(crate) use inspection::inspection;
 pub(crate) use methods::{method, methods};
-pub(crate) use numbers::{bytes, count, decimal, seconds, shape, share, sparkline};
+pub(crate) use modelsmith_engine::numbers::{bytes, count, decimal, seconds, shape, share, sparkline};
 pub(crate) use output::Output;
 pub(crate) use plan::plan;
 pub(crate) use progress::Progress;
 pub(crate) use quickstart::quickstart;
+pub(crate) use runs::{comparison, run, runs};
 pub(crate) use summary::summary;
 pub(crate) use table::{Align, Table};
 

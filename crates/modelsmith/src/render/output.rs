@@ -54,6 +54,13 @@ impl Output {
         self.put(&format!("{text}\n"))
     }
 
+    /// Something that a user should know, beside the result.
+    pub(crate) fn warn(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(anstream::stderr(), "warning: {text}");
+        }
+    }
+
     /// A piece of the result, at once.
     ///
     /// # Errors

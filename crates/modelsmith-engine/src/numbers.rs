@@ -1,7 +1,7 @@
 //! Numbers as people read them.
 
 /// A count with its thousands apart: `12 345 678`.
-pub(crate) fn count(value: u64) -> String {
+pub fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -14,7 +14,7 @@ pub(crate) fn count(value: u64) -> String {
 }
 
 /// Bytes in decimal units: `812 B`, `4.2 MB`, `3.1 GB`.
-pub(crate) fn bytes(value: u64) -> String {
+pub fn bytes(value: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     if value < 1000 {
         return format!("{value} B");
@@ -30,7 +30,7 @@ pub(crate) fn bytes(value: u64) -> String {
 }
 
 /// A duration: `0.42 s`, `12 s`, `3m 05s`, `2h 07m`.
-pub(crate) fn seconds(value: f64) -> String {
+pub fn seconds(value: f64) -> String {
     if !value.is_finite() {
         return "unknown".to_owned();
     }
@@ -45,8 +45,22 @@ pub(crate) fn seconds(value: f64) -> String {
     }
 }
 
+/// A moment in seconds since 1970 as `2026-03-01 14:05 UTC`.
+pub fn date(unix: u64) -> String {
+    let (day, second) = (unix / 86_400, unix % 86_400);
+    // Days are counted from the first of March of year 0, so that a leap day ends a year.
+    let day = day + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let (day, month) = (of_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = year + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", second / 3600, second % 3600 / 60)
+}
+
 /// A number with four significant digits, in scientific form where it is tiny or huge.
-pub(crate) fn decimal(value: f64) -> String {
+pub fn decimal(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 {
         return "0".to_owned();
@@ -63,7 +77,7 @@ pub(crate) fn decimal(value: f64) -> String {
 }
 
 /// A part of a whole in percent; `0` of nothing.
-pub(crate) fn share(part: u64, whole: u64) -> String {
+pub fn share(part: u64, whole: u64) -> String {
     if whole == 0 {
         return "0 %".to_owned();
     }
@@ -73,13 +87,13 @@ pub(crate) fn share(part: u64, whole: u64) -> String {
 }
 
 /// A shape: `80 x 16`.
-pub(crate) fn shape(sizes: &[usize]) -> String {
+pub fn shape(sizes: &[usize]) -> String {
     let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
     sizes.join(" x ")
 }
 
 /// A curve in one line of at most `width` blocks; each block is the mean of its stretch.
-pub(crate) fn sparkline(values: &[f32], width: usize) -> String {
+pub fn sparkline(values: &[f32], width: usize) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     if values.is_empty() || width == 0 {
         return String::new();
@@ -119,6 +133,9 @@ mod tests {
         assert_eq!(decimal(3.21987), "3.220");
         assert_eq!(decimal(12345.6), "12346");
         assert_eq!(decimal(0.00002), "2.000e-5");
+        assert_eq!(date(0), "1970-01-01 00:00 UTC");
+        assert_eq!(date(951_827_696), "2000-02-29 12:34 UTC");
+        assert_eq!(date(1_795_507_200), "2026-11-24 08:00 UTC");
         assert_eq!(share(1, 3), "33.3 %");
         assert_eq!(share(1, 0), "0 %");
     }
