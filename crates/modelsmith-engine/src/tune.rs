@@ -12,7 +12,7 @@ use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{DType, atomic_json, read_json};
 use modelsmith_core::host::Host;
 use modelsmith_core::roles::Adapter;
-use modelsmith_data::{Counts, Dataset, Format, Tokenizer};
+use modelsmith_data::{Counts, Dataset, Tokenizer};
 use modelsmith_hosts::{Head, LoadOptions, Transformer};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -117,7 +117,10 @@ impl Parts {
         } else if data.max_length > limit {
             return Err(Error::config(
                 "data.max_length",
-                format!("is {}; the model reads at most {limit} tokens", data.max_length),
+                format!(
+                    "is {}; the model reads at most {limit} tokens",
+                    data.max_length
+                ),
             ));
         }
         let data = Dataset::open(&data, &tokenizer, recipe.seed)?;
@@ -175,10 +178,10 @@ fn load_host(
         let origin = folder.display().to_string();
         return modelsmith_hosts::random(&config, &origin, recipe.seed, device);
     }
-    let classes = match (data.format, recipe.host.classes) {
-        (Format::Classification, 0) => Some(data.classes.len()),
-        (_, 0) => None,
-        (_, classes) => Some(classes),
+    let classes = match recipe.host.classes {
+        0 if data.classes.is_empty() => None,
+        0 => Some(data.classes.len()),
+        classes => Some(classes),
     };
     let options = LoadOptions {
         new_head: classes,
@@ -337,7 +340,10 @@ fn warn_about_data(data: &Dataset, observer: &mut dyn Observer) {
         (dropped, "examples were left out for their length"),
         (empty, "examples were empty"),
         (untrained, "examples had no token that counts in the loss"),
-        (special_in_text, "special tokens are spelled out in the text"),
+        (
+            special_in_text,
+            "special tokens are spelled out in the text",
+        ),
     ];
     for (count, what) in notes.into_iter().filter(|(count, _)| *count > 0) {
         observer.event(Event::Warning(format!("{count} {what} (of {total} rows)")));

@@ -108,7 +108,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A checkpoint of another recipe.
-    pub fn newest(folder: &Path, recipe: &str, device: &burn::tensor::Device) -> Result<Option<Self>> {
+    pub fn newest(
+        folder: &Path,
+        recipe: &str,
+        device: &burn::tensor::Device,
+    ) -> Result<Option<Self>> {
         for path in listed(folder)?.into_iter().rev() {
             match read_manifest(&path) {
                 Ok(manifest) => return Self::read(&path, manifest, recipe, device).map(Some),
@@ -193,7 +197,10 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     let manifest: Manifest = read_json(&file)?;
     if manifest.format != FORMAT {
         let found = manifest.format;
-        return Err(Error::file(&file, format!("has format {found}; this program reads {FORMAT}")));
+        return Err(Error::file(
+            &file,
+            format!("has format {found}; this program reads {FORMAT}"),
+        ));
     }
     for name in FILES {
         let found = hash_file(&path.join(name))?;
@@ -247,7 +254,10 @@ mod tests {
     fn newest(folder: &Path) -> Option<u64> {
         let found = Checkpoint::newest(folder, "r", &Device::flex()).unwrap();
         found.map(|found| {
-            assert_eq!(found.adapter["pairs.0.lora_A"].to_vec()[0], found.state.step as f32);
+            assert_eq!(
+                found.adapter["pairs.0.lora_A"].to_vec()[0],
+                found.state.step as f32
+            );
             found.state.step
         })
     }
@@ -292,7 +302,10 @@ mod tests {
         }
         prune(dir.path(), 2, Some(2)).unwrap();
         let steps: Vec<_> = listed(dir.path()).unwrap();
-        let names: Vec<_> = steps.iter().map(|p| p.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> = steps
+            .iter()
+            .map(|p| p.file_name().unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(names, ["step-000002", "step-000004", "step-000005"]);
     }
 }

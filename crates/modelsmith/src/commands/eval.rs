@@ -5,8 +5,8 @@ use crate::cli::Common;
 use crate::failure::Outcome;
 use crate::render::{self, Output};
 use clap::{Args, ValueEnum};
-use modelsmith_engine::eval::{self, EvalOptions, Task};
 use modelsmith_engine::Recipe;
+use modelsmith_engine::eval::{self, EvalOptions, Task};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
