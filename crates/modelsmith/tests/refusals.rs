@@ -64,7 +64,7 @@ fn models() {
     assert!(pickle.contains("pickle"), "{pickle}");
     fs::write(&weights, &good).unwrap();
     bench.edit("model/config.json", |config| {
-        config["attention_chunk_size"] = json!(4)
+        config["attention_chunk_size"] = json!(4);
     });
     let unknown = bench.fails(3, &["inspect", "model"]);
     assert!(
@@ -190,12 +190,12 @@ fn incomplete_and_foreign_adapters_are_refused() {
         "text.txt",
     ];
     bench.edit(adapter, |config| {
-        config["target_modules"] = json!(["q_proj", "k_proj", "v_proj"])
+        config["target_modules"] = json!(["q_proj", "k_proj", "v_proj"]);
     });
     let partial = bench.fails(3, &use_it);
     assert!(partial.contains("k_proj"), "{partial}");
     bench.edit(adapter, |config| {
-        config["target_modules"] = json!(["q_proj"])
+        config["target_modules"] = json!(["q_proj"]);
     });
     let surplus = bench.fails(3, &use_it);
     assert!(surplus.contains("v_proj"), "{surplus}");
