@@ -63,7 +63,9 @@ pub struct Summary {
 /// Whatever recipe, host, data, method, numbers or disk refuse; see [`Error`].
 pub fn run(mut recipe: Recipe, stop: &Stop, observer: &mut dyn Observer) -> Result<Summary> {
     // Paths are resolved once, so that a run can be resumed from another folder.
-    for path in [&mut recipe.host.path, &mut recipe.data.path] {
+    let named = [&mut recipe.host.path, &mut recipe.data.path];
+    let optional = [&mut recipe.host.fresh, &mut recipe.data.held_out_path];
+    for path in named.into_iter().chain(optional.into_iter().flatten()) {
         if path.exists() {
             *path = absolute(path)?;
         }
@@ -432,7 +434,7 @@ fn summary(
         adapter_tensors: 0,
         changed_parameters: change.changed,
         change_norm: change.norm,
-        loss_before: outcome.before.map(|e| e.loss),
+        loss_before: outcome.state.before.map(|e| e.loss),
         loss_after: outcome.evaluation.map(|e| e.loss),
         accuracy_after: outcome.evaluation.map(|e| e.accuracy),
         losses,

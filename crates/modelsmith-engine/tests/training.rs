@@ -40,6 +40,7 @@ fn every_method_resumes_to_the_same_bytes_and_leaves_the_host_alone() {
             metrics(&broken.run),
             "{method}: metrics"
         );
+        assert!(whole.loss_before.is_some() && whole.loss_before == broken.loss_before);
         let other = world.run(&format!("{method}-other"), &[&set, "seed=6"]);
         assert_ne!(
             adapter_bytes(&whole)[0],

@@ -31,6 +31,8 @@ pub struct TrainerState {
     pub position: Position,
     /// Tokens trained on so far.
     pub tokens: u64,
+    /// The evaluation before the first step.
+    pub before: Option<Best>,
     /// The best evaluation so far.
     pub best: Option<Best>,
     /// Step of the last evaluation.
@@ -45,13 +47,28 @@ pub struct TrainerState {
     pub losses: Vec<f32>,
 }
 
-/// The evaluation with the lowest held-out loss.
+/// An evaluation that is remembered: the one before training, or the one with the lowest loss.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Mean loss a token (or example).
+    /// Mean loss a token (or example); text in the file, which keeps every bit.
+    #[serde(with = "exact")]
     pub loss: f64,
     /// The step it was measured after.
     pub step: u64,
+}
+
+/// Floats as their shortest exact decimal text; JSON numbers may come back one unit off.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(D::Error::custom)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -291,6 +308,18 @@ mod tests {
                 assert!(n > 3, "no write was made to fail");
                 break;
             }
+        }
+    }
+
+    #[test]
+    fn remembered_losses_keep_every_bit() {
+        let mut loss = 0.1_f64;
+        for _ in 0..1000 {
+            loss = f64::from_bits(loss.to_bits().wrapping_mul(3).wrapping_add(7) >> 2);
+            let best = Best { loss, step: 1 };
+            let text = serde_json::to_string(&best).unwrap();
+            let again: Best = serde_json::from_str(&text).unwrap();
+            assert_eq!(again.loss.to_bits(), loss.to_bits(), "{text}");
         }
     }
 

@@ -50,8 +50,6 @@ pub struct Outcome {
     pub total_steps: u64,
     /// Held-out figures of the adapter that was kept.
     pub evaluation: Option<Evaluation>,
-    /// Held-out figures before training.
-    pub before: Option<Evaluation>,
     /// Seconds this process trained.
     pub seconds: f64,
 }
@@ -82,7 +80,7 @@ impl Trainer<'_> {
             started: Instant::now(),
         };
         self.announce(&run, observer);
-        let before = self.before(&mut run)?;
+        self.before(&mut run)?;
         run.started = Instant::now();
         while run.state.step < total_steps && !run.state.stopped_early {
             let window = self.window(&mut run)?;
@@ -108,7 +106,6 @@ impl Trainer<'_> {
             state: run.state,
             total_steps,
             evaluation,
-            before,
             seconds: run.started.elapsed().as_secs_f64(),
         })
     }
@@ -163,16 +160,19 @@ impl Trainer<'_> {
         });
     }
 
-    fn before(&self, run: &mut Loop) -> Result<Option<Evaluation>> {
-        let evaluation = if run.state.step == 0 {
-            self.evaluate()?
-        } else {
-            None
-        };
-        if let Some(evaluation) = &evaluation {
-            record_evaluation(&mut run.metrics, 0, evaluation)?;
+    /// Measures once what the held-out loss is before any step.
+    fn before(&self, run: &mut Loop) -> Result<()> {
+        if run.state.step == 0 {
+            let evaluation = self.evaluate()?;
+            if let Some(evaluation) = &evaluation {
+                record_evaluation(&mut run.metrics, 0, evaluation)?;
+            }
+            run.state.before = evaluation.map(|evaluation| Best {
+                loss: evaluation.loss,
+                step: 0,
+            });
         }
-        Ok(evaluation)
+        Ok(())
     }
 
     /// The batches of the next step; empty at the end of an epoch.
