@@ -3,12 +3,12 @@
 //! Meng et al., arXiv 2202.05262, section 2.1).
 
 use crate::error::Result;
-use crate::weights;
 use crate::hooks::{
     AttentionCall, ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall, OutputCall,
     ProbabilitiesCall, Qkv, ResidualCall,
 };
 use crate::parameters::{Flat, trained};
+use crate::weights;
 use burn::tensor::{Gradients, Int, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;

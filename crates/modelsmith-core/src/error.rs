@@ -140,7 +140,12 @@ pub fn suggest<'a>(found: &str, known: impl IntoIterator<Item = &'a str>) -> Str
         .collect();
     if near.is_empty() {
         known.sort_unstable();
-        let shown = known.iter().take(12).copied().collect::<Vec<_>>().join(", ");
+        let shown = known
+            .iter()
+            .take(12)
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
         let more = known.len().saturating_sub(12);
         match (known.is_empty(), more) {
             (true, _) => "nothing is known here".into(),

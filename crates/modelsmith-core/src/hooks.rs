@@ -173,6 +173,14 @@ pub trait Hooks: Send + Sync {
     fn output(&self, call: OutputCall<'_>, hidden: Tensor<3>) -> Tensor<3> {
         call.run(hidden)
     }
+    /// What the hook makes of the last dense layer of a head, where the outcome is again a dense
+    /// layer without a bias: its weight `[out, in]`, given that of the rest of the onion. `None`,
+    /// the default, where the hook does or may do anything else there, in [`Hooks::linear`] or in
+    /// [`Hooks::output`]; losses that need no logits are computed from such weights alone.
+    fn head_weight(&self, site: &Site, layer: &Linear, weight: Tensor<2>) -> Option<Tensor<2>> {
+        let _ = (site, layer, weight);
+        None
+    }
     /// Whether the full matrix of attention probabilities must be formed for this hook.
     fn needs_probabilities(&self) -> bool {
         false
@@ -246,6 +254,20 @@ impl Around<'_> {
         /// Opens the output projection.
         output, (), Tensor<3>, Tensor<3>
     );
+
+    /// The weight `[out, in]` that the hooks make of a head's last dense layer; `None` where the
+    /// layer has a bias or a hook makes something else of it.
+    pub fn head_weight(&self, site: &Site, layer: &Linear) -> Option<Tensor<2>> {
+        if layer.bias.is_some() {
+            return None;
+        }
+        let inside_out = self.hooks.iter().rev();
+        inside_out
+            .copied()
+            .try_fold(layer.matrix(), |weight, hook| {
+                hook.head_weight(site, layer, weight)
+            })
+    }
 
     /// Whether any hook wants the attention probabilities formed.
     pub fn needs_probabilities(&self) -> bool {

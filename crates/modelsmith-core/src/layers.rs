@@ -42,9 +42,7 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     let [batch, time, inputs] = x.dims();
     let outputs = weight.dims()[0];
     // One flat product is faster than a batched one and reads the transposed weight in place.
-    let y = x
-        .reshape([batch * time, inputs])
-        .matmul(weight.transpose());
+    let y = x.reshape([batch * time, inputs]).matmul(weight.transpose());
     let y = match bias {
         Some(bias) => y + bias.unsqueeze(),
         None => y,

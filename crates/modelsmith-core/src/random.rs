@@ -48,7 +48,13 @@ impl Stream {
         let keep = 1.0 / (1.0 - rate);
         let threshold = (f64::from(rate) * 4_294_967_296.0) as u32;
         (0..count)
-            .map(|_| if self.0.next_u32() < threshold { 0.0 } else { keep })
+            .map(|_| {
+                if self.0.next_u32() < threshold {
+                    0.0
+                } else {
+                    keep
+                }
+            })
             .collect()
     }
 
@@ -88,7 +94,10 @@ mod tests {
         let mask = Stream::new(0, "drop").dropout(100_000, 0.25);
         let mean: f32 = mask.iter().sum::<f32>() / mask.len() as f32;
         assert!((mean - 1.0).abs() < 0.02, "mean {mean}");
-        assert!(mask.iter().all(|m| *m == 0.0 || (*m - 4.0 / 3.0).abs() < 1e-6));
+        assert!(
+            mask.iter()
+                .all(|m| *m == 0.0 || (*m - 4.0 / 3.0).abs() < 1e-6)
+        );
     }
 
     #[test]

@@ -75,7 +75,10 @@ impl Site {
 
     /// The number of the block the path runs through, if any.
     pub fn layer(&self) -> Option<usize> {
-        self.path.split('.').rev().find_map(|part| part.parse().ok())
+        self.path
+            .split('.')
+            .rev()
+            .find_map(|part| part.parse().ok())
     }
 }
 

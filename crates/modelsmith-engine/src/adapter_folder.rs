@@ -39,11 +39,7 @@ pub struct Provenance {
 ///
 /// # Errors
 /// State that the format cannot express, or a file that cannot be written.
-pub fn write(
-    folder: &Path,
-    files: &AdapterFiles,
-    provenance: &Provenance,
-) -> Result<()> {
+pub fn write(folder: &Path, files: &AdapterFiles, provenance: &Provenance) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
     weights::save(&folder.join(WEIGHTS), &files.tensors, &metadata_pt())?;
     atomic_json(folder.join(RECORD), provenance)?;
@@ -63,16 +59,14 @@ pub fn read(folder: &Path, host: &dyn Host, any_base: bool) -> Result<Box<dyn Ad
     }
     let method = adapter::from_peft(&files.config)
         .map_err(|error| Error::file(folder.join(CONFIG), error))?;
-    method
-        .restore(host, &files)
-        .map_err(|error| match error {
-            Error::Config { key, problem } => {
-                Error::file(folder.join(WEIGHTS), format!("{key}: {problem}"))
-            }
-            // What does not fit the host is the file's fault, not the program's.
-            Error::Failed(problem) => Error::file(folder.join(WEIGHTS), problem),
-            other => other,
-        })
+    method.restore(host, &files).map_err(|error| match error {
+        Error::Config { key, problem } => {
+            Error::file(folder.join(WEIGHTS), format!("{key}: {problem}"))
+        }
+        // What does not fit the host is the file's fault, not the program's.
+        Error::Failed(problem) => Error::file(folder.join(WEIGHTS), problem),
+        other => other,
+    })
 }
 
 /// The two files of an adapter folder, tensors on a device.

@@ -80,10 +80,15 @@ pub fn run(options: &ConvertOptions) -> Result<Report> {
     let how = combination(options)?;
     let model = Model::load(&options.model)?;
     if model.adapters.is_empty() {
-        return Err(Error::Usage("nothing to convert; give --adapter FOLDER".into()));
+        return Err(Error::Usage(
+            "nothing to convert; give --adapter FOLDER".into(),
+        ));
     }
-    let folders: Vec<PathBuf> =
-        model.adapters.iter().map(|(reference, _)| reference.folder()).collect();
+    let folders: Vec<PathBuf> = model
+        .adapters
+        .iter()
+        .map(|(reference, _)| reference.folder())
+        .collect();
     let mut inputs: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
     inputs.push(&model.folder);
     let fresh = FreshFolder::begin(&options.output, &inputs)?;
@@ -91,7 +96,11 @@ pub fn run(options: &ConvertOptions) -> Result<Report> {
         [(reference, _)] => reference.weight == 1.0 && options.combine != Combine::Svd,
         _ => false,
     };
-    let files = if single { model.adapters[0].1.files(&model.host)? } else { together(&model, how)? };
+    let files = if single {
+        model.adapters[0].1.files(&model.host)?
+    } else {
+        together(&model, how)?
+    };
     let record = provenance(&model, options, &folders, single)?;
     adapter_folder::write(fresh.path(), &files, &record)?;
     let (effect, difference) = proof(&model, fresh.path())?;
@@ -107,9 +116,17 @@ pub fn run(options: &ConvertOptions) -> Result<Report> {
         host: model.folder.clone(),
         adapters: folders.iter().cloned().zip(weights).collect(),
         output: options.output.clone(),
-        how: if single { "rewrite" } else { options.combine.name() },
+        how: if single {
+            "rewrite"
+        } else {
+            options.combine.name()
+        },
         tensors: files.tensors.len(),
-        numbers: files.tensors.values().map(|tensor| tensor.len() as u64).sum(),
+        numbers: files
+            .tensors
+            .values()
+            .map(|tensor| tensor.len() as u64)
+            .sum(),
         effect,
         difference,
     })
@@ -172,5 +189,8 @@ fn proof(model: &Model, written: &Path) -> Result<(f64, f64)> {
     let base = probe::logits(&model.host, &[], &model.device)?;
     let wanted = probe::logits(&model.host, &model.hooks(), &model.device)?;
     let found = probe::logits(&model.host, &[again.hooks()], &model.device)?;
-    Ok((probe::difference(&wanted, &base), probe::difference(&wanted, &found)))
+    Ok((
+        probe::difference(&wanted, &base),
+        probe::difference(&wanted, &found),
+    ))
 }

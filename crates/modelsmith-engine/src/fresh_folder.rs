@@ -37,12 +37,22 @@ impl FreshFolder {
                 )));
             }
         }
-        let name = target.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-            Error::Usage(format!("--output {} does not name a folder", target.display()))
-        })?;
+        let name = target
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| {
+                Error::Usage(format!(
+                    "--output {} does not name a folder",
+                    target.display()
+                ))
+            })?;
         let work = target.with_file_name(format!(".{name}.{}.part", std::process::id()));
         std::fs::create_dir_all(&work).map_err(|error| Error::io(&work, error))?;
-        Ok(Self { target: target.to_path_buf(), work, published: false })
+        Ok(Self {
+            target: target.to_path_buf(),
+            work,
+            published: false,
+        })
     }
 
     /// Where to write.
@@ -89,9 +99,15 @@ mod tests {
         std::fs::write(begun.path().join("a"), "x").unwrap();
         begun.publish().unwrap();
         assert!(target.join("a").is_file() && count() == 1);
-        let full = FreshFolder::begin(&target, &[]).map(|_| ()).unwrap_err().to_string();
+        let full = FreshFolder::begin(&target, &[])
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(full.contains("is not empty"), "{full}");
-        let input = FreshFolder::begin(&target, &[&target]).map(|_| ()).unwrap_err().to_string();
+        let input = FreshFolder::begin(&target, &[&target])
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(input.contains("one of the inputs"), "{input}");
     }
 }

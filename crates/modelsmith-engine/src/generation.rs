@@ -89,7 +89,10 @@ pub enum Finish {
 pub fn read_prompts(file: &Path) -> Result<Vec<Prompt>> {
     let source = Source::open(file, &ReadOptions::default())?;
     if source.is_empty() {
-        return Err(Error::file(file, "holds no rows; there is nothing to complete"));
+        return Err(Error::file(
+            file,
+            "holds no rows; there is nothing to complete",
+        ));
     }
     source
         .rows()
@@ -125,8 +128,10 @@ pub fn complete(
 ) -> Result<Vec<Completion>> {
     let tokenizer = model.tokenizer()?;
     let encoder = Encoder::new(&tokenizer, prompts, options)?;
-    let read: Vec<(String, Vec<u32>)> =
-        prompts.iter().map(|prompt| encoder.encode(prompt)).collect::<Result<_>>()?;
+    let read: Vec<(String, Vec<u32>)> = prompts
+        .iter()
+        .map(|prompt| encoder.encode(prompt))
+        .collect::<Result<_>>()?;
     let mut done = Vec::with_capacity(prompts.len());
     let mut going = true;
     for (batch, rows) in read.chunks(options.batch_size.max(1)).enumerate() {
@@ -135,11 +140,24 @@ pub fn complete(
         }
         let first = batch * options.batch_size.max(1);
         // Rows of different batches must not share their draws.
-        let options = TextOptions { seed: options.seed.wrapping_add((first as u64) << 32), ..options.clone() };
-        done.extend(complete_batch(model, &tokenizer, rows, &options, &mut |row, text| {
-            going = going && on_piece(Piece { prompt: first + row, text });
-            going
-        })?);
+        let options = TextOptions {
+            seed: options.seed.wrapping_add((first as u64) << 32),
+            ..options.clone()
+        };
+        done.extend(complete_batch(
+            model,
+            &tokenizer,
+            rows,
+            &options,
+            &mut |row, text| {
+                going = going
+                    && on_piece(Piece {
+                        prompt: first + row,
+                        text,
+                    });
+                going
+            },
+        )?);
     }
     Ok(done)
 }
@@ -229,17 +247,20 @@ struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    fn new(
-        tokenizer: &'a Tokenizer,
-        prompts: &[Prompt],
-        options: &'a TextOptions,
-    ) -> Result<Self> {
-        let wanted = options.chat || prompts.iter().any(|prompt| matches!(prompt, Prompt::Chat(_)));
+    fn new(tokenizer: &'a Tokenizer, prompts: &[Prompt], options: &'a TextOptions) -> Result<Self> {
+        let wanted = options.chat
+            || prompts
+                .iter()
+                .any(|prompt| matches!(prompt, Prompt::Chat(_)));
         let defaults = DataConfig::default();
         let template = wanted
             .then(|| ChatTemplate::new(&options.chat_template, tokenizer, &defaults.date))
             .transpose()?;
-        Ok(Self { tokenizer, template, options })
+        Ok(Self {
+            tokenizer,
+            template,
+            options,
+        })
     }
 
     /// The text and its tokens.
@@ -259,7 +280,9 @@ impl<'a> Encoder<'a> {
             }
         };
         if ids.is_empty() {
-            return Err(Error::Usage("a prompt has no tokens; give some text".into()));
+            return Err(Error::Usage(
+                "a prompt has no tokens; give some text".into(),
+            ));
         }
         Ok((text, ids))
     }

@@ -5,8 +5,8 @@ use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{atomic_json, read_json};
 use modelsmith_core::hooks::{Hooks, Pass};
-use modelsmith_data::house::{self, Fact};
 pub use modelsmith_data::house::HouseConfig;
+use modelsmith_data::house::{self, Fact};
 use modelsmith_data::{Batch, IGNORED, Tokenizer};
 use modelsmith_hosts::{Head, Transformer};
 use serde::Serialize;
@@ -162,7 +162,11 @@ fn right_rows(
         .convert::<i64>()
         .try_into_vec()
         .map_err(|error| Error::Failed(format!("{error:?}")))?;
-    let hits: Vec<bool> = best.iter().zip(&prepared.targets).map(|(a, b)| a == b).collect();
+    let hits: Vec<bool> = best
+        .iter()
+        .zip(&prepared.targets)
+        .map(|(a, b)| a == b)
+        .collect();
     let mut at = 0;
     let mut right = 0;
     for (_, after) in rows {
@@ -174,7 +178,11 @@ fn right_rows(
 
 /// Prompts and completions as a right-padded batch whose labels are the completions.
 fn batch_of(rows: &[(Vec<u32>, Vec<u32>)]) -> Batch {
-    let width = rows.iter().map(|(a, b)| a.len() + b.len()).max().unwrap_or(0);
+    let width = rows
+        .iter()
+        .map(|(a, b)| a.len() + b.len())
+        .max()
+        .unwrap_or(0);
     let mut batch = Batch {
         shape: [rows.len(), width],
         ..Batch::default()
@@ -183,7 +191,9 @@ fn batch_of(rows: &[(Vec<u32>, Vec<u32>)]) -> Batch {
         let gap = width - before.len() - after.len();
         batch.ids.extend(before.iter().chain(after));
         batch.ids.extend(std::iter::repeat_n(0, gap));
-        batch.labels.extend(std::iter::repeat_n(IGNORED, before.len()));
+        batch
+            .labels
+            .extend(std::iter::repeat_n(IGNORED, before.len()));
         batch.labels.extend(after.iter().map(|id| *id as i32));
         batch.labels.extend(std::iter::repeat_n(IGNORED, gap));
         batch

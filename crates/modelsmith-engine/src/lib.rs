@@ -1,7 +1,7 @@
 //! Modelsmith's engine: recipe to run.
 //!
 //! [`recipe`] (what a user writes) -> [`registry`] (the method) -> [`tune`] (host, data, adapter,
-//! [`train`]) -> [`run_folder`] and [`adapter_folder`] (what is left behind).
+//! [`train`]) -> [`RunFolder`] and [`adapter_folder`] (what is left behind).
 
 pub mod adapter_folder;
 pub mod claim;

@@ -83,10 +83,15 @@ pub struct Report {
 pub fn run(options: &MergeOptions) -> Result<Report> {
     let model = Model::load(&options.model)?;
     if model.adapters.is_empty() {
-        return Err(Error::Usage("nothing to merge; give --adapter FOLDER".into()));
+        return Err(Error::Usage(
+            "nothing to merge; give --adapter FOLDER".into(),
+        ));
     }
-    let folders: Vec<PathBuf> =
-        model.adapters.iter().map(|(reference, _)| reference.folder()).collect();
+    let folders: Vec<PathBuf> = model
+        .adapters
+        .iter()
+        .map(|(reference, _)| reference.folder())
+        .collect();
     let mut inputs: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
     inputs.push(&model.folder);
     let fresh = FreshFolder::begin(&options.output, &inputs)?;
@@ -103,7 +108,10 @@ pub fn run(options: &MergeOptions) -> Result<Report> {
         &patch,
     )?;
     let proof = verify(&model, &merged, fresh.path(), dtype)?;
-    let bytes = files.iter().map(|file| file_size(file)).sum::<Result<u64>>()?;
+    let bytes = files
+        .iter()
+        .map(|file| file_size(file))
+        .sum::<Result<u64>>()?;
     fresh.publish()?;
     Ok(Report {
         host: model.folder.clone(),
@@ -139,7 +147,11 @@ impl Merged {
         for (name, _) in &tied {
             apart = apart || merged_weight(model, name, name)?.is_some();
         }
-        let mut host = if apart { untied(model, &tied)? } else { model.host.clone() };
+        let mut host = if apart {
+            untied(model, &tied)?
+        } else {
+            model.host.clone()
+        };
         let (mut change, mut base) = (0.0, 0.0);
         let mut changed = BTreeSet::new();
         for name in host.weight_names() {
@@ -227,7 +239,10 @@ fn merged_weight(model: &Model, name: &str, owner: &str) -> Result<Option<Flat>>
             Some(sum) => {
                 let base = model.host.weight(name).or_else(|| model.host.weight(owner));
                 let base = base.ok_or_else(|| Error::Failed(format!("no weight {owner}")))?;
-                Flat { shape: sum.shape, values: sum.values + own.values - base.values }
+                Flat {
+                    shape: sum.shape,
+                    values: sum.values + own.values - base.values,
+                }
             }
         });
     }
@@ -242,8 +257,10 @@ fn untied(model: &Model, tied: &[(String, String)]) -> Result<Transformer> {
         map.insert("tie_word_embeddings".into(), false.into());
     }
     let mut host = modelsmith_hosts::random(&config, &info.origin, 0, &model.device)?;
-    let owners: BTreeMap<&str, &str> =
-        tied.iter().map(|(name, owner)| (name.as_str(), owner.as_str())).collect();
+    let owners: BTreeMap<&str, &str> = tied
+        .iter()
+        .map(|(name, owner)| (name.as_str(), owner.as_str()))
+        .collect();
     for name in host.weight_names() {
         let source = if model.host.weight(&name).is_some() {
             name.as_str()
@@ -275,7 +292,10 @@ fn sum_square(values: Tensor<1>) -> f64 {
 /// The widest type among the stored weights.
 fn widest(host: &Transformer) -> DType {
     let names = host.weight_names();
-    let found: Vec<DType> = names.iter().filter_map(|name| host.stored_dtype(name)).collect();
+    let found: Vec<DType> = names
+        .iter()
+        .filter_map(|name| host.stored_dtype(name))
+        .collect();
     let all = |dtype| !found.is_empty() && found.iter().all(|one| *one == dtype);
     match () {
         () if all(DType::F16) => DType::F16,

@@ -66,7 +66,8 @@ impl Metrics {
             .map_err(|error| Error::io(&self.path, error))?;
         self.offset += text.len() as u64;
         for (name, value) in values {
-            self.events.scalar(&format!("{kind}/{name}"), step, *value)?;
+            self.events
+                .scalar(&format!("{kind}/{name}"), step, *value)?;
         }
         Ok(())
     }

@@ -32,7 +32,10 @@ impl AdapterRef {
     /// # Errors
     /// A weight that is not finite.
     pub fn parse(text: &str) -> Result<Self> {
-        let whole = || Self { path: text.into(), weight: 1.0 };
+        let whole = || Self {
+            path: text.into(),
+            weight: 1.0,
+        };
         if Path::new(text).exists() {
             return Ok(whole());
         }
@@ -40,7 +43,10 @@ impl AdapterRef {
             return Ok(whole());
         };
         match weight.parse::<f64>() {
-            Ok(weight) if weight.is_finite() => Ok(Self { path: path.into(), weight }),
+            Ok(weight) if weight.is_finite() => Ok(Self {
+                path: path.into(),
+                weight,
+            }),
             Ok(weight) => Err(Error::Usage(format!(
                 "--adapter {text}: the weight {weight} is not finite"
             ))),
@@ -111,12 +117,20 @@ impl Model {
             }
             adapters.push((reference.clone(), adapter));
         }
-        Ok(Self { host, folder, device: device.clone(), adapters })
+        Ok(Self {
+            host,
+            folder,
+            device: device.clone(),
+            adapters,
+        })
     }
 
     /// The adapters as the slice that the host takes.
     pub fn hooks(&self) -> Vec<&dyn Hooks> {
-        self.adapters.iter().map(|(_, adapter)| adapter.hooks()).collect()
+        self.adapters
+            .iter()
+            .map(|(_, adapter)| adapter.hooks())
+            .collect()
     }
 
     /// The host's tokenizer.
@@ -142,7 +156,9 @@ fn host_folder(options: &ModelOptions) -> Result<PathBuf> {
         return Ok(host.clone());
     }
     let Some(first) = options.adapters.first() else {
-        return Err(Error::Usage("no model; give --host MODEL, or --adapter FOLDER".into()));
+        return Err(Error::Usage(
+            "no model; give --host MODEL, or --adapter FOLDER".into(),
+        ));
     };
     let folder = first.folder();
     match named_base(&folder)? {
@@ -174,7 +190,9 @@ pub(crate) fn named_base(adapter: &Path) -> Result<Option<PathBuf>> {
         adapter_folder::check_present(adapter)?;
     }
     let config: Map<String, Value> = read_json(file)?;
-    let base = config.get("base_model_name_or_path").and_then(Value::as_str);
+    let base = config
+        .get("base_model_name_or_path")
+        .and_then(Value::as_str);
     Ok(base.map(PathBuf::from).filter(|base| base.is_dir()))
 }
 
@@ -192,18 +210,31 @@ fn fresh_head(folder: &Path, adapters: &[AdapterRef]) -> Result<LoadOptions> {
             _ => continue,
         };
         let host: Value = read_json(folder.join("config.json"))?;
-        if host["architectures"][0].as_str().is_some_and(|name| name.ends_with(class)) {
+        if host["architectures"][0]
+            .as_str()
+            .is_some_and(|name| name.ends_with(class))
+        {
             continue;
         }
         let reader = Reader::open(adapter.join("adapter_model.safetensors"))?;
-        let head = [".score.weight", ".classifier.weight", ".classifier.out_proj.weight"];
+        let head = [
+            ".score.weight",
+            ".classifier.weight",
+            ".classifier.out_proj.weight",
+        ];
         let names: Vec<&str> = reader.names().collect();
-        let Some(name) = names.iter().find(|name| head.iter().any(|end| name.ends_with(end)))
+        let Some(name) = names
+            .iter()
+            .find(|name| head.iter().any(|end| name.ends_with(end)))
         else {
             continue;
         };
         let labels = reader.info(name)?.shape.first().copied();
-        return Ok(LoadOptions { task: Some(task), new_head: labels, ..plain });
+        return Ok(LoadOptions {
+            task: Some(task),
+            new_head: labels,
+            ..plain
+        });
     }
     Ok(plain)
 }
@@ -218,10 +249,15 @@ pub fn inspect(folder: &Path, pattern: Option<&str>, device_name: &str) -> Resul
     let mut found = modelsmith_hosts::describe(&host);
     if let Some(pattern) = pattern {
         let targets = targets(pattern);
-        let selection = Selection { target_modules: Some(&targets), ..Selection::default() };
+        let selection = Selection {
+            target_modules: Some(&targets),
+            ..Selection::default()
+        };
         let chosen = selection.select(host.sites(), &[])?;
         let paths: BTreeSet<&str> = chosen.iter().map(|site| site.path.as_str()).collect();
-        found.sites.retain(|site| paths.contains(site.path.as_str()));
+        found
+            .sites
+            .retain(|site| paths.contains(site.path.as_str()));
     }
     Ok(found)
 }
@@ -243,8 +279,20 @@ mod tests {
     #[test]
     fn a_weight_stands_behind_the_last_at() {
         let read = |text: &str| AdapterRef::parse(text).unwrap();
-        assert_eq!(read("a@0.5"), AdapterRef { path: "a".into(), weight: 0.5 });
-        assert_eq!(read("me@home/a"), AdapterRef { path: "me@home/a".into(), weight: 1.0 });
+        assert_eq!(
+            read("a@0.5"),
+            AdapterRef {
+                path: "a".into(),
+                weight: 0.5
+            }
+        );
+        assert_eq!(
+            read("me@home/a"),
+            AdapterRef {
+                path: "me@home/a".into(),
+                weight: 1.0
+            }
+        );
         assert!(AdapterRef::parse("a@inf").is_err());
     }
 
@@ -252,7 +300,10 @@ mod tests {
     fn patterns_are_read_as_suffixes_or_expressions() {
         let list = TargetModules::Suffixes(vec!["q_proj".into(), "mlp.up_proj".into()]);
         assert_eq!(targets("q_proj,mlp.up_proj"), list);
-        assert_eq!(targets("all-linear"), TargetModules::Pattern("all-linear".into()));
+        assert_eq!(
+            targets("all-linear"),
+            TargetModules::Pattern("all-linear".into())
+        );
         assert_eq!(targets(".*_proj"), TargetModules::Pattern(".*_proj".into()));
     }
 }

@@ -67,16 +67,27 @@ pub struct Memory {
 pub fn plan(recipe: &Recipe) -> Result<Plan> {
     let parts = Parts::load(recipe)?;
     let first = parts.data.train.first()?;
-    let mask = first.map(|first| show_mask(&parts.tokenizer, &first)).transpose()?;
+    let mask = first
+        .map(|first| show_mask(&parts.tokenizer, &first))
+        .transpose()?;
     let held = parts.data.held_out.as_ref();
     let parameters = parts.adapter.parameters();
     let trained = parameters.iter().filter(|parameter| parameter.trainable);
     let trained: u64 = trained.map(|parameter| parameter.value.len() as u64).sum();
     Ok(Plan {
-        host: recipe.host.fresh.clone().unwrap_or_else(|| recipe.host.path.clone()),
+        host: recipe
+            .host
+            .fresh
+            .clone()
+            .unwrap_or_else(|| recipe.host.path.clone()),
         architecture: parts.host.info().architecture.clone(),
         method: recipe.method.name.clone(),
-        sites: parts.adapter.sites().iter().map(|site| site.path.clone()).collect(),
+        sites: parts
+            .adapter
+            .sites()
+            .iter()
+            .map(|site| site.path.clone())
+            .collect(),
         trained_parameters: trained,
         host_parameters: parts.host.parameter_count() as u64,
         format: parts.data.format,
@@ -102,7 +113,9 @@ fn memory(recipe: &Recipe, parts: &Parts, trained: u64) -> Memory {
     } as u64;
     let tokens = recipe.data.batch_size as u64 * time;
     let config = &parts.host.info().config;
-    let heads = ["num_attention_heads", "n_head"].iter().find_map(|key| config[*key].as_u64());
+    let heads = ["num_attention_heads", "n_head"]
+        .iter()
+        .find_map(|key| config[*key].as_u64());
     let heads = heads.unwrap_or(1);
     let per_token: u64 = parts
         .host
@@ -123,7 +136,12 @@ fn memory(recipe: &Recipe, parts: &Parts, trained: u64) -> Memory {
     };
     let host = parts.host.parameter_count() as u64 * F32;
     let (trained, activations) = (4 * trained * F32, kept * tokens * F32);
-    Memory { host, trained, activations, total: host + trained + activations }
+    Memory {
+        host,
+        trained,
+        activations,
+        total: host + trained + activations,
+    }
 }
 
 /// The mean length of the rows bounds a batch better than the model's limit where rows are short.
@@ -131,5 +149,7 @@ fn longest(parts: &Parts) -> usize {
     let Counts { all_tokens, .. } = parts.data.counts;
     let rows = parts.data.counts.kept().max(1);
     // Twice the mean: batches are padded to their longest row.
-    usize::try_from(2 * all_tokens / rows).unwrap_or(usize::MAX).max(1)
+    usize::try_from(2 * all_tokens / rows)
+        .unwrap_or(usize::MAX)
+        .max(1)
 }

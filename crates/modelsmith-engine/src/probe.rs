@@ -23,7 +23,11 @@ pub(crate) fn logits(
 ) -> Result<Vec<f32>> {
     let mut stream = Stream::new(0, "probe");
     let time = TIME.min(host.max_positions());
-    let mut row = || (0..time).map(|_| stream.below(host.vocab_size()) as u32).collect();
+    let mut row = || {
+        (0..time)
+            .map(|_| stream.below(host.vocab_size()) as u32)
+            .collect()
+    };
     let rows: Vec<Vec<u32>> = (0..ROWS).map(|_| row()).collect();
     let input = TokenInput::from_ids(&rows, 0, false, device);
     let logits = to_vec(host.forward(&input, &Pass::default(), hooks)?);
@@ -37,7 +41,12 @@ pub(crate) fn logits(
 
 /// The greatest difference of two sets of logits over the greatest size of the first.
 pub(crate) fn difference(first: &[f32], second: &[f32]) -> f64 {
-    let size = first.iter().fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
-    let apart = first.iter().zip(second).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+    let size = first
+        .iter()
+        .fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
+    let apart = first
+        .iter()
+        .zip(second)
+        .fold(0f32, |most, (a, b)| most.max((a - b).abs()));
     f64::from(apart) / f64::from(size)
 }

@@ -119,7 +119,9 @@ impl Recipe {
     /// Hash of the settings, whatever the order they were written in.
     pub fn fingerprint(&self) -> String {
         let value = serde_json::to_value(self).map(sorted).unwrap_or_default();
-        blake3::hash(value.to_string().as_bytes()).to_hex().to_string()
+        blake3::hash(value.to_string().as_bytes())
+            .to_hex()
+            .to_string()
     }
 
     /// The recipe as TOML.
@@ -255,7 +257,12 @@ mod tests {
     #[test]
     fn overrides_are_laid_over_the_file() {
         let base = json!({"method": {"name": "lora", "rank": 4}, "seed": 1});
-        let set = ["method.rank=16", "method.dora=true", "data.path=a/b.txt", "seed=7"];
+        let set = [
+            "method.rank=16",
+            "method.dora=true",
+            "data.path=a/b.txt",
+            "seed=7",
+        ];
         let recipe = read(base, &set).unwrap();
         assert_eq!(recipe.method.options["rank"], 16);
         assert_eq!(recipe.method.options["dora"], true);
@@ -268,7 +275,10 @@ mod tests {
         let error = read(json!({"train": {"lerning_rate": 1}}), &[]).unwrap_err();
         assert_eq!(error.exit_code(), 2);
         let message = error.to_string();
-        assert!(message.starts_with("train.lerning_rate: unknown key"), "{message}");
+        assert!(
+            message.starts_with("train.lerning_rate: unknown key"),
+            "{message}"
+        );
         assert!(message.contains("learning_rate"), "{message}");
         let top = read(json!({"methode": {}}), &[]).unwrap_err().to_string();
         assert!(top.contains("did you mean method"), "{top}");
@@ -287,8 +297,15 @@ mod tests {
 
     #[test]
     fn malformed_overrides_are_usage_errors() {
-        assert!(read(json!({}), &["seed"]).unwrap_err().to_string().contains("key=value"));
-        let below = read(json!({"seed": 1}), &["seed.x=1"]).unwrap_err().to_string();
+        assert!(
+            read(json!({}), &["seed"])
+                .unwrap_err()
+                .to_string()
+                .contains("key=value")
+        );
+        let below = read(json!({"seed": 1}), &["seed.x=1"])
+            .unwrap_err()
+            .to_string();
         assert!(below.contains("not below a table"), "{below}");
     }
 }

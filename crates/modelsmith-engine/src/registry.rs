@@ -1,8 +1,8 @@
 //! All methods of all families in one list.
 
 use modelsmith_core::error::{Error, Result, suggest};
-use modelsmith_core::method::{Card, Entry, find};
 pub use modelsmith_core::method::Family;
+use modelsmith_core::method::{Card, Entry, find};
 use modelsmith_core::roles::{Adapt, Optimize};
 use modelsmith_methods::{adapter, optimize};
 use serde::Serialize;

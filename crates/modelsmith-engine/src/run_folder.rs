@@ -45,7 +45,10 @@ impl RunFolder {
             ));
         }
         let folder = Self::lock(path)?;
-        atomic_bytes(folder.path.join("recipe.toml"), recipe.to_toml()?.as_bytes())?;
+        atomic_bytes(
+            folder.path.join("recipe.toml"),
+            recipe.to_toml()?.as_bytes(),
+        )?;
         atomic_json(folder.path.join("environment.json"), &environment(recipe))?;
         Ok(folder)
     }
@@ -180,7 +183,10 @@ mod tests {
         let first = RunFolder::create(&recipe(dir.path(), "a")).unwrap();
         let held = RunFolder::open(first.path()).unwrap_err();
         assert_eq!(held.exit_code(), 7);
-        assert!(held.to_string().contains(&std::process::id().to_string()), "{held}");
+        assert!(
+            held.to_string().contains(&std::process::id().to_string()),
+            "{held}"
+        );
         let path = first.path().to_path_buf();
         drop(first);
         let again = RunFolder::create(&recipe(dir.path(), "a")).unwrap_err();
@@ -192,7 +198,10 @@ mod tests {
     fn unsafe_names_are_refused_before_any_write() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["../x", "/abs", "CON", "a\0b", ".."] {
-            assert!(RunFolder::create(&recipe(dir.path(), name)).is_err(), "{name:?}");
+            assert!(
+                RunFolder::create(&recipe(dir.path(), name)).is_err(),
+                "{name:?}"
+            );
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -100,13 +100,19 @@ pub fn show(path: &Path, host: Option<&Path>, device_name: &str) -> Result<Shown
     let provenance = adapter_folder::provenance(&folder)?;
     let base = match host.map(Path::to_path_buf).or(named_base(&folder)?) {
         Some(base) => fit(&folder, base, provenance.as_ref(), &device),
-        None => Base::Absent { name: text(&files.config, "base_model_name_or_path") },
+        None => Base::Absent {
+            name: text(&files.config, "base_model_name_or_path"),
+        },
     };
     Ok(Shown {
         kind: text(&files.config, "peft_type"),
         modules: modules(&files),
         others: others(&files),
-        numbers: files.tensors.values().map(|tensor| tensor.len() as u64).sum(),
+        numbers: files
+            .tensors
+            .values()
+            .map(|tensor| tensor.len() as u64)
+            .sum(),
         adapter: folder,
         provenance,
         config: files.config,
@@ -115,7 +121,11 @@ pub fn show(path: &Path, host: Option<&Path>, device_name: &str) -> Result<Shown
 }
 
 fn text(config: &Map<String, Value>, key: &str) -> String {
-    config.get(key).and_then(Value::as_str).unwrap_or("unknown").to_owned()
+    config
+        .get(key)
+        .and_then(Value::as_str)
+        .unwrap_or("unknown")
+        .to_owned()
 }
 
 fn fit(
@@ -126,7 +136,10 @@ fn fit(
 ) -> Base {
     let options = crate::model::ModelOptions {
         host: Some(base.clone()),
-        adapters: vec![crate::model::AdapterRef { path: folder.to_path_buf(), weight: 1.0 }],
+        adapters: vec![crate::model::AdapterRef {
+            path: folder.to_path_buf(),
+            weight: 1.0,
+        }],
         any_base: false,
         device: String::new(),
     };
@@ -135,7 +148,10 @@ fn fit(
             Base::Matches { path: base }
         }
         Ok(_) => Base::Fits { path: base },
-        Err(error) => Base::Refused { path: base, problem: error.to_string() },
+        Err(error) => Base::Refused {
+            path: base,
+            problem: error.to_string(),
+        },
     }
 }
 
@@ -183,13 +199,16 @@ fn pair_of(key: &str) -> Option<(&str, String)> {
 fn without_magnitudes(files: &AdapterFiles) -> AdapterFiles {
     let mut plain = files.clone();
     plain.config.insert("use_dora".into(), false.into());
-    plain.tensors.retain(|key, _| !key.contains("lora_magnitude_vector"));
+    plain
+        .tensors
+        .retain(|key, _| !key.contains("lora_magnitude_vector"));
     plain
 }
 
 fn others(files: &AdapterFiles) -> Vec<Other> {
-    let beside = |key: &&String| !key.contains(".lora_A.") && !key.contains(".lora_B.")
-        && !key.contains("lora_embedding_");
+    let beside = |key: &&String| {
+        !key.contains(".lora_A.") && !key.contains(".lora_B.") && !key.contains("lora_embedding_")
+    };
     files
         .tensors
         .keys()
@@ -214,12 +233,19 @@ fn matrix(flat: &Flat) -> Tensor<2> {
 fn product_norm(a: Tensor<2>, b: Tensor<2>) -> f64 {
     let inner = a.clone().matmul(a.transpose());
     let outer = b.clone().transpose().matmul(b);
-    let trace: f64 = to_vec(inner * outer).iter().map(|value| f64::from(*value)).sum();
+    let trace: f64 = to_vec(inner * outer)
+        .iter()
+        .map(|value| f64::from(*value))
+        .sum();
     trace.max(0.0).sqrt()
 }
 
 fn norm(values: &[f32]) -> f64 {
-    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+    values
+        .iter()
+        .map(|value| f64::from(*value).powi(2))
+        .sum::<f64>()
+        .sqrt()
 }
 
 #[cfg(test)]

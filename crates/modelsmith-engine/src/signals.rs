@@ -36,7 +36,8 @@ impl Stop {
 
     /// Asks for a stop as if `signal` had come.
     pub fn request(&self, signal: i32) {
-        self.0.store(signal.unsigned_abs() as usize, Ordering::SeqCst);
+        self.0
+            .store(signal.unsigned_abs() as usize, Ordering::SeqCst);
     }
 
     /// The signal that asked for a stop, with its name.

@@ -7,7 +7,9 @@ use modelsmith_core::error::{Error, Result};
 /// # Errors
 /// No such size, under the name of the flag.
 pub fn parse_size(flag: &str, text: &str) -> Result<u64> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1.0,
@@ -23,7 +25,9 @@ pub fn parse_size(flag: &str, text: &str) -> Result<u64> {
     if (1.0..1e18).contains(&bytes) {
         Ok(bytes as u64)
     } else {
-        Err(Error::Usage(format!("{flag} {text}: expected a size such as 500MB or 5GB")))
+        Err(Error::Usage(format!(
+            "{flag} {text}: expected a size such as 500MB or 5GB"
+        )))
     }
 }
 
@@ -37,6 +41,9 @@ mod tests {
         assert_eq!(size("5GB"), Some(5_000_000_000));
         assert_eq!(size("1.5MiB"), Some(1_572_864));
         assert_eq!(size("42"), Some(42));
-        assert_eq!((size("5 G"), size("0"), size("-1"), size("")), (None, None, None, None));
+        assert_eq!(
+            (size("5 G"), size("0"), size("-1"), size("")),
+            (None, None, None, None)
+        );
     }
 }

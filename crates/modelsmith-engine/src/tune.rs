@@ -14,7 +14,7 @@ use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{DType, atomic_json, read_json};
 use modelsmith_core::host::Host;
 use modelsmith_core::roles::Adapter;
-use modelsmith_data::{Counts, Dataset, Format, Tokenizer};
+use modelsmith_data::{Counts, Dataset, Tokenizer};
 use modelsmith_hosts::{Head, LoadOptions, Transformer};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -65,7 +65,9 @@ pub struct Summary {
 /// Whatever recipe, host, data, method, numbers or disk refuse; see [`Error`].
 pub fn run(mut recipe: Recipe, stop: &Stop, observer: &mut dyn Observer) -> Result<Summary> {
     // Paths are resolved once, so that a run can be resumed from another folder.
-    for path in [&mut recipe.host.path, &mut recipe.data.path] {
+    let named = [&mut recipe.host.path, &mut recipe.data.path];
+    let optional = [&mut recipe.host.fresh, &mut recipe.data.held_out_path];
+    for path in named.into_iter().chain(optional.into_iter().flatten()) {
         if path.exists() {
             *path = absolute(path)?;
         }
@@ -123,7 +125,10 @@ impl Parts {
         } else if data.max_length > limit {
             return Err(Error::config(
                 "data.max_length",
-                format!("is {}; the model reads at most {limit} tokens", data.max_length),
+                format!(
+                    "is {}; the model reads at most {limit} tokens",
+                    data.max_length
+                ),
             ));
         }
         let data = Dataset::open(&data, &tokenizer, recipe.seed)?;
@@ -181,10 +186,10 @@ fn load_host(
         let origin = folder.display().to_string();
         return modelsmith_hosts::random(&config, &origin, recipe.seed, device);
     }
-    let classes = match (data.format, recipe.host.classes) {
-        (Format::Classification, 0) => Some(data.classes.len()),
-        (_, 0) => None,
-        (_, classes) => Some(classes),
+    let classes = match recipe.host.classes {
+        0 if data.classes.is_empty() => None,
+        0 => Some(data.classes.len()),
+        classes => Some(classes),
     };
     let options = LoadOptions {
         new_head: classes,
@@ -359,7 +364,10 @@ fn warn_about_data(data: &Dataset, observer: &mut dyn Observer) {
         (dropped, "examples were left out for their length"),
         (empty, "examples were empty"),
         (untrained, "examples had no token that counts in the loss"),
-        (special_in_text, "special tokens are spelled out in the text"),
+        (
+            special_in_text,
+            "special tokens are spelled out in the text",
+        ),
     ];
     for (count, what) in notes.into_iter().filter(|(count, _)| *count > 0) {
         observer.event(Event::Warning(format!("{count} {what} (of {total} rows)")));
@@ -448,7 +456,7 @@ fn summary(
         adapter_tensors: 0,
         changed_parameters: change.changed,
         change_norm: change.norm,
-        loss_before: outcome.before.map(|e| e.loss),
+        loss_before: outcome.state.before.map(|e| e.loss),
         loss_after: outcome.evaluation.map(|e| e.loss),
         accuracy_after: outcome.evaluation.map(|e| e.accuracy),
         losses,

@@ -5,9 +5,7 @@ use modelsmith_core::files::Reader;
 use modelsmith_core::roles::Progress;
 use modelsmith_core::weights;
 use modelsmith_engine::recipe::Named;
-use modelsmith_engine::train::{
-    Groups, Prepared, Schedule, Stepper, TrainConfig, loss_sum,
-};
+use modelsmith_engine::train::{Groups, Prepared, Schedule, Stepper, TrainConfig, loss_sum};
 use modelsmith_engine::{adapter_folder, registry};
 use modelsmith_hosts::TokenInput;
 use std::path::{Path, PathBuf};
@@ -89,7 +87,11 @@ fn three_steps_agree_with_peft_and_torch() {
             .step(&mut *adapter, &mut *optimizer, &window, progress)
             .unwrap();
         let theirs = f64::from(losses[step as usize]);
-        assert!((report.loss - theirs).abs() < 1e-5 * theirs, "step {step}: {} {theirs}", report.loss);
+        assert!(
+            (report.loss - theirs).abs() < 1e-5 * theirs,
+            "step {step}: {} {theirs}",
+            report.loss
+        );
     }
     let files = adapter.files(&host).unwrap();
     assert_eq!(files.tensors.len(), expected.len());
@@ -97,11 +99,20 @@ fn three_steps_agree_with_peft_and_torch() {
         let theirs = reader.f32(&format!("final.{key}")).unwrap();
         // Adam divides by the root of the second moment, so rounding of tiny gradients shows in
         // full in the step; 1e-2 is the size of one.
-        let far = ours.to_vec().iter().zip(theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let far = ours
+            .to_vec()
+            .iter()
+            .zip(theirs)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
         assert!(far < 2e-5, "{key}: {far}");
     }
     let pass = modelsmith_core::hooks::Pass::default();
     let sum = loss_sum(&host, &batch, &pass, &[adapter.hooks()]).unwrap();
     let loss = f64::from(sum.into_scalar::<f32>()) / batch.targets.len() as f64;
-    assert!((loss - f64::from(losses[3])).abs() < 1e-4, "{loss} {}", losses[3]);
+    assert!(
+        (loss - f64::from(losses[3])).abs() < 1e-4,
+        "{loss} {}",
+        losses[3]
+    );
 }

@@ -25,12 +25,32 @@ fn every_method_resumes_to_the_same_bytes_and_leaves_the_host_alone() {
         let whole = world.run(&format!("{method}-whole"), &[&set]);
         let again = world.run(&format!("{method}-again"), &[&set]);
         let broken = world.run_in_two(&format!("{method}-broken"), &[&set], 5);
-        assert_eq!(adapter_bytes(&whole), adapter_bytes(&again), "{method}: same seed");
-        assert_eq!(adapter_bytes(&whole), adapter_bytes(&broken), "{method}: resumed");
-        assert_eq!(metrics(&whole.run), metrics(&broken.run), "{method}: metrics");
+        assert_eq!(
+            adapter_bytes(&whole),
+            adapter_bytes(&again),
+            "{method}: same seed"
+        );
+        assert_eq!(
+            adapter_bytes(&whole),
+            adapter_bytes(&broken),
+            "{method}: resumed"
+        );
+        assert_eq!(
+            metrics(&whole.run),
+            metrics(&broken.run),
+            "{method}: metrics"
+        );
+        assert!(whole.loss_before.is_some() && whole.loss_before == broken.loss_before);
         let other = world.run(&format!("{method}-other"), &[&set, "seed=6"]);
-        assert_ne!(adapter_bytes(&whole)[0], adapter_bytes(&other)[0], "{method}: other seed");
-        assert!(whole.changed_parameters > 0 && whole.change_norm > 0.0, "{method}");
+        assert_ne!(
+            adapter_bytes(&whole)[0],
+            adapter_bytes(&other)[0],
+            "{method}: other seed"
+        );
+        assert!(
+            whole.changed_parameters > 0 && whole.change_norm > 0.0,
+            "{method}"
+        );
         assert_eq!(host, files(&world.model()), "{method}: host files");
     }
 }
@@ -41,15 +61,38 @@ fn resuming_is_exact_wherever_the_run_stops() {
     let cases: [(&str, &[&str]); 4] = [
         ("dropout", &["method.dropout=0.2"]),
         ("accumulation", &["train.accumulation=3"]),
-        ("epochs", &["train.max_steps=0", "train.epochs=2", "train.save_every=0", "train.eval_every=0"]),
-        ("packed", &[r#"data.packing="pack""#, "train.gradient_checkpointing=true", "train.keep_best=true"]),
+        (
+            "epochs",
+            &[
+                "train.max_steps=0",
+                "train.epochs=2",
+                "train.save_every=0",
+                "train.eval_every=0",
+            ],
+        ),
+        (
+            "packed",
+            &[
+                r#"data.packing="pack""#,
+                "train.gradient_checkpointing=true",
+                "train.keep_best=true",
+            ],
+        ),
     ];
     for (name, changes) in cases {
         let whole = world.run(name, changes);
         for step in [1, whole.steps / 2, whole.steps] {
             let broken = world.run_in_two(&format!("{name}-{step}"), changes, step);
-            assert_eq!(adapter_bytes(&whole), adapter_bytes(&broken), "{name} at {step}");
-            assert_eq!(metrics(&whole.run), metrics(&broken.run), "{name} at {step}");
+            assert_eq!(
+                adapter_bytes(&whole),
+                adapter_bytes(&broken),
+                "{name} at {step}"
+            );
+            assert_eq!(
+                metrics(&whole.run),
+                metrics(&broken.run),
+                "{name} at {step}"
+            );
         }
     }
 }
@@ -60,7 +103,11 @@ fn small_batches_gathered_equal_one_large_batch() {
     let one = world.run("one", &["data.batch_size=12", "data.shuffle=false"]);
     let many = world.run(
         "many",
-        &["data.batch_size=4", "train.accumulation=3", "data.shuffle=false"],
+        &[
+            "data.batch_size=4",
+            "train.accumulation=3",
+            "data.shuffle=false",
+        ],
     );
     for (a, b) in one.losses.iter().zip(&many.losses) {
         assert!((a - b).abs() < 1e-5 * a.abs(), "{a} {b}");
@@ -87,7 +134,12 @@ fn gradient_checkpointing_changes_no_result() {
 #[test]
 fn a_number_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint() {
     let world = World::new();
-    let changes = ["train.clip_norm=0", "train.learning_rate=3e38", "train.warmup_steps=4", "train.save_every=1"];
+    let changes = [
+        "train.clip_norm=0",
+        "train.learning_rate=3e38",
+        "train.warmup_steps=4",
+        "train.save_every=1",
+    ];
     let recipe = world.recipe("wild", &changes);
     let error = tune::run(recipe, &Stop::default(), &mut Silence).unwrap_err();
     assert_eq!(error.exit_code(), 4, "{error}");
@@ -102,12 +154,19 @@ fn a_number_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint() {
 fn a_changed_recipe_or_data_is_not_resumed() {
     let world = World::new();
     let stop = Stop::default();
-    let mut at = common::StopAt { step: 4, stop: stop.clone() };
+    let mut at = common::StopAt {
+        step: 4,
+        stop: stop.clone(),
+    };
     tune::run(world.recipe("changed", &[]), &stop, &mut at).unwrap_err();
     let run = world.runs().join("changed");
     let recipe = run.join("recipe.toml");
     let text = std::fs::read_to_string(&recipe).unwrap();
-    std::fs::write(&recipe, text.replace("learning_rate = 0.01", "learning_rate = 0.02")).unwrap();
+    std::fs::write(
+        &recipe,
+        text.replace("learning_rate = 0.01", "learning_rate = 0.02"),
+    )
+    .unwrap();
     let error = tune::resume(&run, &Stop::default(), &mut Silence).unwrap_err();
     assert!(error.to_string().contains("another recipe"), "{error}");
     std::fs::write(&recipe, text).unwrap();
@@ -131,7 +190,11 @@ fn early_stopping_ends_the_run_and_the_best_adapter_is_kept() {
         r#"train.schedule="constant""#,
     ];
     let summary = world.run("early", &changes);
-    assert!(summary.stopped_early && summary.steps < 200, "{} steps", summary.steps);
+    assert!(
+        summary.stopped_early && summary.steps < 200,
+        "{} steps",
+        summary.steps
+    );
     let lowest = metrics(&summary.run)
         .iter()
         .filter(|line| line["kind"] == "eval" && line["step"] != 0)
@@ -147,14 +210,20 @@ fn frozen_rates_and_idle_training_are_errors() {
     let error = tune::run(idle, &Stop::default(), &mut Silence).unwrap_err();
     assert_eq!(error.exit_code(), 5, "{error}");
     for (name, change, part) in [
-        ("a", "method.target_modules=[\"qproj\"]", "did you mean q_proj"),
+        (
+            "a",
+            "method.target_modules=[\"qproj\"]",
+            "did you mean q_proj",
+        ),
         ("b", "method.ranks=3", "did you mean rank"),
         ("c", "data.max_length=4000", "reads at most 64"),
         ("d", "train.accumulation=0", "at least 1"),
         ("e", "data.path=\"/nowhere/x.jsonl\"", "/nowhere/x.jsonl"),
     ] {
         let recipe = world.recipe(name, &[change]);
-        let error = tune::run(recipe, &Stop::default(), &mut Silence).unwrap_err().to_string();
+        let error = tune::run(recipe, &Stop::default(), &mut Silence)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(part), "{change}: {error}");
         assert!(!world.runs().join(name).exists(), "{change} left a folder");
     }

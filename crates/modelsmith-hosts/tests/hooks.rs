@@ -254,3 +254,28 @@ fn dropout_is_drawn_while_training_only_and_repeats() {
     assert_ne!(run(&key(1)), run(&key(2)));
     assert_ne!(run(&key(1)), run(&Pass::default()));
 }
+
+#[test]
+fn the_matrix_of_a_plain_head_gives_its_logits() {
+    for name in ["llama_gqa_untied", "llama_mha_tied", "qwen3", "gpt2"] {
+        let host = host(name);
+        let input = batch(&Expected::open(name), "");
+        let pass = Pass::default();
+        let hidden = host.hidden(&input, &pass, &[], None).unwrap();
+        let expected = to_vec(host.logits(hidden.clone(), &input, &pass, &[]));
+        let matrix = host.output_matrix(&[]).unwrap();
+        let [rows, time, width] = hidden.dims();
+        let logits = hidden
+            .reshape([rows * time, width])
+            .matmul(matrix.transpose());
+        assert_eq!(to_vec(logits), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_head_that_is_more_than_one_product_has_no_matrix() {
+    let counter = Counter::default();
+    let watched: &[&dyn Hooks] = &[&counter];
+    assert!(host("llama_mha_tied").output_matrix(watched).is_none());
+    assert!(host("bert_mlm").output_matrix(&[]).is_none());
+}

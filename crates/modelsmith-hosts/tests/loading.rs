@@ -408,3 +408,18 @@ fn fresh_models_are_equal_for_equal_seeds() {
         "the padding row"
     );
 }
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name_and_place() {
+    let keep = |name: &str| Some(name.to_owned());
+    let folder = copy("llama_mha_tied", |_| (), keep);
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 8..end - 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = open(folder.path()).map(|_| ()).unwrap_err();
+    assert_eq!(error.exit_code(), 4);
+    let found = error.to_string();
+    assert!(found.contains("holds NaN at element"), "{found}");
+}

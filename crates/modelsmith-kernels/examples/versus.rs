@@ -45,6 +45,7 @@ fn main() -> std::io::Result<()> {
     };
     let (ours, theirs) = (run(fused::log_softmax), run(plain::log_softmax));
     report("log_softmax [1024, 8192]", theirs, ours)?;
+    rotate()?;
     for kind in [NormKind::Rms, NormKind::Layer] {
         norm(kind)?;
     }
@@ -62,6 +63,24 @@ fn norm(kind: NormKind) -> std::io::Result<()> {
         &format!("{kind:?} norm {shape:?}"),
         run(plain::norm),
         run(fused::norm),
+    )
+}
+
+fn rotate() -> std::io::Result<()> {
+    let shape = [8, 128, 9, 64];
+    let angles: Tensor<4> = random("angles", [1, 128, 1, 32]).inner();
+    let run = |form: fn(Tensor<4>, Tensor<4>, Tensor<4>) -> Tensor<4>| {
+        let (x, cos, sin) = (
+            random("x", shape),
+            angles.clone().cos(),
+            angles.clone().sin(),
+        );
+        move || step(form(x.clone(), cos.clone(), sin.clone()))
+    };
+    report(
+        &format!("rotate {shape:?}"),
+        run(plain::rotate),
+        run(fused::rotate),
     )
 }
 

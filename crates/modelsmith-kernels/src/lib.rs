@@ -15,6 +15,7 @@ mod activation;
 mod linear_cross_entropy;
 mod math;
 mod norm;
+mod rotate;
 mod rows;
 mod softmax;
 mod switch;
@@ -22,6 +23,7 @@ mod switch;
 pub use activation::{Activation, activate, gated, gelu, gelu_tanh, silu, swiglu};
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use norm::{layer_norm, norm, rms_norm};
+pub use rotate::rotate;
 pub use softmax::{log_softmax, softmax};
 pub use switch::{fused, set_fused};
 
@@ -30,6 +32,7 @@ pub mod reference {
     pub use crate::activation::reference as activate;
     pub use crate::activation::reference_gated as gated;
     pub use crate::linear_cross_entropy::reference as linear_cross_entropy;
+    pub use crate::rotate::reference as rotate;
     pub use crate::softmax::reference as softmax;
     pub use crate::softmax::reference_log as log_softmax;
     pub use modelsmith_core::layers::normalise as norm;

@@ -52,20 +52,11 @@ pub(crate) fn run<const M: usize, const N: usize>(
     }
     let whole = |half: [Option<_>; M]| half.map(|output| output.expect("every output was cut"));
     let (heads, tails) = (whole(heads), whole(tails));
+    let first_inputs = inputs.map(|(values, width)| (&values[..left * width], width));
+    let last_inputs = inputs.map(|(values, width)| (&values[left * width..], width));
     rayon::join(
-        || {
-            run(
-                kernel,
-                first,
-                left,
-                heads,
-                inputs.map(|(values, width)| (&values[..left * width], width)),
-            )
-        },
-        || {
-            let inputs = inputs.map(|(values, width)| (&values[left * width..], width));
-            run(kernel, first + left, count - left, tails, inputs);
-        },
+        || run(kernel, first, left, heads, first_inputs),
+        || run(kernel, first + left, count - left, tails, last_inputs),
     );
 }
 
@@ -93,6 +84,17 @@ pub(crate) fn contiguous(tensor: &FlexTensor) -> FlexTensor {
     }
 }
 
+/// The tensor as one whose values lie in order in a buffer of just their size, to be written over:
+/// its own buffer where nothing else shares it, else a copy.
+pub(crate) fn owned(tensor: FlexTensor) -> FlexTensor {
+    let layout = tensor.layout();
+    let size = layout.num_elements() * size_of::<f32>();
+    match layout.is_contiguous() && layout.start_offset() == 0 && tensor.bytes().len() == size {
+        true => tensor,
+        false => tensor.to_contiguous(),
+    }
+}
+
 /// The values of a tensor that [`contiguous`] gave.
 pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor
@@ -112,6 +114,8 @@ pub(crate) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math;
+    use modelsmith_core::random::Stream;
 
     struct Number;
 
@@ -124,6 +128,36 @@ mod tests {
                 wide.fill((first + at) as f32);
                 *narrow = *input;
             }
+        }
+    }
+
+    /// Something of every kind: exponentials, divisions, sums.
+    struct Mixed;
+
+    impl Kernel<1, 0> for Mixed {
+        #[inline(always)]
+        fn run(&self, _: usize, [x]: [&mut [f32]; 1], []: [&[f32]; 0]) {
+            for row in x.chunks_exact_mut(100) {
+                let top = math::max(row);
+                row.iter_mut()
+                    .for_each(|x| *x = math::exp(*x - top) * math::normal(*x).0);
+                let sum = math::sum(row) + math::sum_pairs(row, row, |x, y| x * y);
+                row.iter_mut().for_each(|x| *x /= sum);
+            }
+        }
+    }
+
+    #[test]
+    fn vector_code_gives_the_bits_of_scalar_code_for_any_number_of_threads() {
+        let start = Stream::new(3, "rows").normal(100 * 2000, 0.0, 3.0);
+        let mut plain = start.clone();
+        Mixed.run(0, [&mut plain], []);
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            let mut values = start.clone();
+            let work = || run(&Mixed, 0, 2000, [(&mut values, 100)], []);
+            pool.build().unwrap().install(work);
+            assert_eq!(values, plain, "{threads}");
         }
     }
 

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Around, DrawKey, Hooks, Pass};
 use modelsmith_core::host::{Host, HostInfo};
-use modelsmith_core::layers::{Conv2d, Embedding, Linear, Norm, NormKind};
+use modelsmith_core::layers::{Conv2d, Embedding, Linear, Norm, NormKind, linear};
 use modelsmith_core::parameters::{Flat, frozen, to_vec};
 use modelsmith_core::random::Stream;
 use modelsmith_core::roles::Adapter;
@@ -110,7 +110,16 @@ impl FakeHost {
         let image = x.clone().reshape([batch, time, 4, 2]).swap_dims(1, 2);
         let y = around.conv(site(3), &self.conv, image, &|x| self.conv.forward(x));
         let x = x + y.swap_dims(1, 2).reshape([batch, time, WIDTH]);
-        let x = around.norm(site(4), &self.norm, x, &|x| self.norm.forward(x));
+        let Norm {
+            weight,
+            bias,
+            epsilon,
+            kind,
+        } = &self.norm;
+        let x = around.norm(site(4), &self.norm, x, &|x| {
+            let bias = bias.as_ref().map(Param::val);
+            modelsmith_kernels::norm(x, weight.val(), bias, *kind, *epsilon)
+        });
         around.linear(site(5), &self.head, x, &|x| self.head.forward(x))
     }
 
@@ -118,6 +127,18 @@ impl FakeHost {
     pub(crate) fn logits(&self, adapters: &[&dyn Adapter]) -> Vec<f32> {
         let hooks: Vec<&dyn Hooks> = adapters.iter().map(|adapter| adapter.hooks()).collect();
         to_vec(self.forward(&hooks, &Pass::default()))
+    }
+
+    /// The head's outputs for fixed inputs under an adapter, and those of the weight that the
+    /// adapter says the head comes to.
+    pub(crate) fn head(&self, adapter: &dyn Adapter) -> (Vec<f32>, Option<Vec<f32>>) {
+        let (hooks, pass): (&[&dyn Hooks], _) = (&[adapter.hooks()], &Pass::default());
+        let around = Around { hooks, pass };
+        let x = draw("hidden", [2, 3, WIDTH]);
+        let site = &self.sites[5];
+        let y = around.linear(site, &self.head, x.clone(), &|x| self.head.forward(x));
+        let of = |weight| to_vec(linear(x, weight, None));
+        (to_vec(y), around.head_weight(site, &self.head).map(of))
     }
 
     /// A copy with an adapter folded into its weights, tied ones apart where they differ.

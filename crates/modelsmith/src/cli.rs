@@ -4,8 +4,8 @@ use crate::commands::{adapter, completions, data, eval, generate, inspect, metho
 use crate::commands::{pretrain, quickstart, reproduce, run, runs, schema, studio, tune};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
-use modelsmith_engine::registry::{self, Family};
 use modelsmith_engine::Recipe;
+use modelsmith_engine::registry::{self, Family};
 use std::ffi::OsString;
 use std::fmt::Write;
 
@@ -96,9 +96,7 @@ pub(crate) fn command() -> Command {
 }
 
 /// Reads the command line; help and version come back as errors, as clap has it.
-pub(crate) fn parse(
-    words: impl IntoIterator<Item = OsString>,
-) -> Result<Cli, clap::Error> {
+pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let matches = command().try_get_matches_from(words).map_err(with_tip)?;
     Cli::from_arg_matches(&matches)
 }
@@ -108,7 +106,11 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
         return error;
     };
-    let name = flag.trim_start_matches('-').split('=').next().unwrap_or_default();
+    let name = flag
+        .trim_start_matches('-')
+        .split('=')
+        .next()
+        .unwrap_or_default();
     if let Some(key) = recipe_key(&name.replace('-', "_")) {
         let tip = format!("this is a key of recipes: '--set {key}=VALUE'");
         let tips = ContextValue::StyledStrs(vec![tip.into()]);
@@ -125,7 +127,11 @@ fn recipe_key(name: &str) -> Option<String> {
         .filter_map(|(table, value)| Some((table, value.as_object()?)))
         .find(|(_, keys)| keys.contains_key(name))
         .map(|(table, _)| format!("{table}.{name}"));
-    let methods = || registry::all().into_iter().filter(|one| one.card.family == Family::Adapter);
+    let methods = || {
+        registry::all()
+            .into_iter()
+            .filter(|one| one.card.family == Family::Adapter)
+    };
     let of_method = || methods().any(|one| one.defaults.get(name).is_some());
     of_table.or_else(|| of_method().then(|| format!("method.{name}")))
 }
@@ -161,13 +167,20 @@ mod tests {
     #[test]
     fn a_flag_that_is_a_key_is_named_as_one() {
         assert_eq!(recipe_key("rank").as_deref(), Some("method.rank"));
-        assert_eq!(recipe_key("warmup_steps").as_deref(), Some("train.warmup_steps"));
+        assert_eq!(
+            recipe_key("warmup_steps").as_deref(),
+            Some("train.warmup_steps")
+        );
         assert_eq!(recipe_key("nothing"), None);
     }
 
     #[test]
     fn every_command_is_in_one_group_of_the_help() {
-        let listed: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| *names).copied().collect();
+        let listed: Vec<&str> = GROUPS
+            .iter()
+            .flat_map(|(_, names)| *names)
+            .copied()
+            .collect();
         let known = Cli::command();
         let known: BTreeSet<&str> = known.get_subcommands().map(Command::get_name).collect();
         assert_eq!(listed.len(), known.len());

@@ -22,7 +22,12 @@ fn succeed(command: &mut Command) {
 /// A two-layer Llama of random weights with questions to learn.
 fn model(folder: &Path) -> PathBuf {
     let house = folder.join("house");
-    succeed(program().args(["data", "house"]).arg(&house).args(["--people", "40"]));
+    succeed(
+        program()
+            .args(["data", "house"])
+            .arg(&house)
+            .args(["--people", "40"]),
+    );
     let config = house.join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -88,7 +93,12 @@ fn killed_runs_resume_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());
     succeed(&mut tune(folder.path(), &model, "whole"));
-    let whole = std::fs::read(folder.path().join("whole/adapter/adapter_model.safetensors")).unwrap();
+    let whole = std::fs::read(
+        folder
+            .path()
+            .join("whole/adapter/adapter_model.safetensors"),
+    )
+    .unwrap();
     let mut done = 0;
     let mut round = 0;
     while done < kills {
@@ -118,8 +128,51 @@ fn killed_runs_resume_to_the_same_bytes() {
         let mut finish = finish;
         succeed(&mut finish);
         let broken = std::fs::read(run.join("adapter/adapter_model.safetensors")).unwrap();
-        assert!(broken == whole, "run {name} ended with other bytes after {done} kills");
+        assert!(
+            broken == whole,
+            "run {name} ended with other bytes after {done} kills"
+        );
         assert!(round < 4 * kills + 4, "runs end before they can be killed");
     }
     eprintln!("{done} kills over {round} runs, equal bytes each time");
+}
+
+#[test]
+fn a_killed_merge_leaves_a_whole_model_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path());
+    succeed(tune(folder.path(), &model, "a").args(["--set", "train.max_steps=3"]));
+    let merged = folder.path().join("merged");
+    let merge = || {
+        let mut command = program();
+        command.args([
+            "adapter",
+            "merge",
+            "--dtype",
+            "f32",
+            "--max-shard",
+            "40KB",
+            "--adapter",
+        ]);
+        command
+            .arg(folder.path().join("a"))
+            .arg("--output")
+            .arg(&merged);
+        command
+    };
+    let mut killed = 0;
+    for delay in (5..).step_by(4) {
+        let ended = !kill_after(merge(), Duration::from_millis(delay));
+        if merged.exists() {
+            succeed(program().arg("inspect").arg(&merged));
+            std::fs::remove_dir_all(&merged).unwrap();
+        } else {
+            assert!(!ended, "a merge that ended by itself left nothing");
+        }
+        if ended {
+            break;
+        }
+        killed += 1;
+    }
+    assert!(killed > 0, "no merge was killed");
 }

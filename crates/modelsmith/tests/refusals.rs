@@ -9,7 +9,9 @@ use std::fs;
 /// `tune` on the small model with further words.
 fn tune(bench: &Bench, code: i32, more: &[&str]) -> String {
     bench.text(12);
-    let words = ["tune", "--host", "model", "--data", "text.txt", "--steps", "1"];
+    let words = [
+        "tune", "--host", "model", "--data", "text.txt", "--steps", "1",
+    ];
     bench.fails(code, &[&words[..], more].concat())
 }
 
@@ -26,8 +28,14 @@ fn recipes() {
     insta::assert_snapshot!("unmatched_targets", say(&targets));
     bench.write("bad.toml", "[train]\nepochs = = 2\n");
     let text = bench.fails(2, &["run", "bad.toml"]);
-    assert!(text.contains("bad.toml") && text.contains("line 2"), "{text}");
-    assert!(!bench.path("runs").exists(), "nothing is written by a run that is refused");
+    assert!(
+        text.contains("bad.toml") && text.contains("line 2"),
+        "{text}"
+    );
+    assert!(
+        !bench.path("runs").exists(),
+        "nothing is written by a run that is refused"
+    );
 }
 
 #[test]
@@ -38,20 +46,31 @@ fn models() {
     let good = fs::read(&weights).unwrap();
     fs::write(&weights, &good[..good.len() / 2]).unwrap();
     let truncated = bench.fails(3, &["inspect", "model"]);
-    assert!(truncated.starts_with("error: model/model.safetensors: "), "{truncated}");
+    assert!(
+        truncated.starts_with("error: model/model.safetensors: "),
+        "{truncated}"
+    );
     let mut lying = good.clone();
     lying[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     fs::write(&weights, lying).unwrap();
     let lying = bench.fails(3, &["inspect", "model"]);
-    assert!(lying.starts_with("error: model/model.safetensors: "), "{lying}");
+    assert!(
+        lying.starts_with("error: model/model.safetensors: "),
+        "{lying}"
+    );
     fs::remove_file(&weights).unwrap();
     bench.write("model/pytorch_model.bin", "\u{80}\u{2}");
     let pickle = bench.fails(3, &["inspect", "model"]);
     assert!(pickle.contains("pickle"), "{pickle}");
     fs::write(&weights, &good).unwrap();
-    bench.edit("model/config.json", |config| config["attention_chunk_size"] = json!(4));
+    bench.edit("model/config.json", |config| {
+        config["attention_chunk_size"] = json!(4);
+    });
     let unknown = bench.fails(3, &["inspect", "model"]);
-    assert!(unknown.contains("config.json") && unknown.contains("attention_chunk_size"), "{unknown}");
+    assert!(
+        unknown.contains("config.json") && unknown.contains("attention_chunk_size"),
+        "{unknown}"
+    );
 }
 
 #[test]
@@ -59,8 +78,12 @@ fn data() {
     let bench = Bench::new();
     bench.write("empty.txt", "");
     bench.write("broken.jsonl", "{\"text\": \"w1 w2\"}\n{\"text\": \n");
-    bench.write("choices.jsonl", "{\"prompt\": \"w1\", \"choices\": [\"w2\"], \"answer\": 0}\n");
-    let with = |data: &str| ["tune", "--host", "model", "--steps", "1", "--data", data].map(str::to_owned);
+    bench.write(
+        "choices.jsonl",
+        "{\"prompt\": \"w1\", \"choices\": [\"w2\"], \"answer\": 0}\n",
+    );
+    let with =
+        |data: &str| ["tune", "--host", "model", "--steps", "1", "--data", data].map(str::to_owned);
     let say = |code, data: &str| {
         let words = with(data);
         bench.fails(code, &words.each_ref().map(String::as_str))
@@ -72,16 +95,31 @@ fn data() {
     let long = ["--set", "data.on_long=error", "--set", "data.max_length=4"];
     insta::assert_snapshot!("over_long", tune(&bench, 3, &long));
     let beyond = tune(&bench, 2, &["--set", "data.max_length=4096"]);
-    assert!(beyond.contains("the model reads at most 128 tokens"), "{beyond}");
+    assert!(
+        beyond.contains("the model reads at most 128 tokens"),
+        "{beyond}"
+    );
     let one = bench.fails(3, &["eval", "--host", "model", "--data", "choices.jsonl"]);
-    assert!(one.contains("choices must be a list of two texts or more"), "{one}");
+    assert!(
+        one.contains("choices must be a list of two texts or more"),
+        "{one}"
+    );
 }
 
 #[test]
 fn run_names_cannot_leave_the_folder() {
     let bench = Bench::new();
     let long = "x".repeat(300);
-    for name in ["../x", "/abs", "CON", "nul.txt", "a\u{7}b", "l\u{430}ma", "..", &long] {
+    for name in [
+        "../x",
+        "/abs",
+        "CON",
+        "nul.txt",
+        "a\u{7}b",
+        "l\u{430}ma",
+        "..",
+        &long,
+    ] {
         let text = tune(&bench, 2, &["--name", name]);
         assert!(text.starts_with("error: run name: "), "{text}");
     }
@@ -113,14 +151,28 @@ fn adapters_of_another_base_are_refused() {
     let last = other.len() - 3;
     other[last] ^= 1;
     fs::write(&weights, &other).unwrap();
-    let use_it = ["generate", "--adapter", "runs/a", "--prompt", "w1", "--max-tokens", "1"];
+    let use_it = [
+        "generate",
+        "--adapter",
+        "runs/a",
+        "--prompt",
+        "w1",
+        "--max-tokens",
+        "1",
+    ];
     let wrong = bench.fails(3, &use_it);
-    assert!(wrong.contains("was made for a base whose weights hash to"), "{wrong}");
+    assert!(
+        wrong.contains("was made for a base whose weights hash to"),
+        "{wrong}"
+    );
     assert_eq!(bench.run(&[&use_it[..], &["--any-base"]].concat()).code, 0);
     let shown = bench.json(&["adapter", "show", "runs/a"]);
     assert_eq!(shown["base"]["state"], "refused");
     fs::write(&weights, &good).unwrap();
-    assert_eq!(bench.json(&["adapter", "show", "runs/a"])["base"]["state"], "matches");
+    assert_eq!(
+        bench.json(&["adapter", "show", "runs/a"])["base"]["state"],
+        "matches"
+    );
 }
 
 #[test]
@@ -128,16 +180,31 @@ fn incomplete_and_foreign_adapters_are_refused() {
     let bench = Bench::new();
     bench.tune("a", &[]);
     let adapter = "runs/a/adapter/adapter_config.json";
-    let use_it = ["eval", "--host", "model", "--adapter", "runs/a", "--data", "text.txt"];
-    bench.edit(adapter, |config| config["target_modules"] = json!(["q_proj", "k_proj", "v_proj"]));
+    let use_it = [
+        "eval",
+        "--host",
+        "model",
+        "--adapter",
+        "runs/a",
+        "--data",
+        "text.txt",
+    ];
+    bench.edit(adapter, |config| {
+        config["target_modules"] = json!(["q_proj", "k_proj", "v_proj"]);
+    });
     let partial = bench.fails(3, &use_it);
     assert!(partial.contains("k_proj"), "{partial}");
-    bench.edit(adapter, |config| config["target_modules"] = json!(["q_proj"]));
+    bench.edit(adapter, |config| {
+        config["target_modules"] = json!(["q_proj"]);
+    });
     let surplus = bench.fails(3, &use_it);
     assert!(surplus.contains("v_proj"), "{surplus}");
     bench.edit(adapter, |config| config["peft_type"] = json!("LOHA"));
     let kind = bench.fails(3, &use_it);
-    assert!(kind.contains("adapters of type LOHA are not supported"), "{kind}");
+    assert!(
+        kind.contains("adapters of type LOHA are not supported"),
+        "{kind}"
+    );
     fs::remove_file(bench.path("runs/a/adapter/adapter_model.safetensors")).unwrap();
     bench.write("runs/a/adapter/adapter_model.bin", "x");
     let pickle = bench.fails(3, &use_it);
@@ -150,13 +217,41 @@ fn incomplete_and_foreign_adapters_are_refused() {
 fn inputs_are_never_written_to() {
     let bench = Bench::new();
     bench.tune("a", &[]);
-    let merge = |output| bench.fails(2, &["adapter", "merge", "--adapter", "runs/a", "--output", output]);
+    let merge = |output| {
+        bench.fails(
+            2,
+            &[
+                "adapter",
+                "merge",
+                "--adapter",
+                "runs/a",
+                "--output",
+                output,
+            ],
+        )
+    };
     assert!(merge("model").contains("one of the inputs"));
     assert!(merge("runs/a/adapter").contains("one of the inputs"));
     assert!(merge("runs").contains("is not empty"));
-    let convert = bench.fails(2, &["adapter", "convert", "--adapter", "runs/a", "--output", "model"]);
+    let convert = bench.fails(
+        2,
+        &[
+            "adapter",
+            "convert",
+            "--adapter",
+            "runs/a",
+            "--output",
+            "model",
+        ],
+    );
     assert!(convert.contains("one of the inputs"), "{convert}");
     let names = fs::read_dir(bench.path("")).unwrap();
-    let left = names.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains(".part"));
+    let left = names.filter(|e| {
+        e.as_ref()
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .contains(".part")
+    });
     assert_eq!(left.count(), 0);
 }

@@ -12,7 +12,9 @@ use std::process::{Child, Command, Stdio};
 /// A run that would take long, stopped once it has taken steps.
 fn long_run(bench: &Bench, name: &str) -> Child {
     bench.text(40);
-    let words = ["-v", "tune", "--host", "model", "--data", "text.txt", "--steps", "100000"];
+    let words = [
+        "-v", "tune", "--host", "model", "--data", "text.txt", "--steps", "100000",
+    ];
     let mut child = bench
         .command(&[&words[..], &["--name", name]].concat())
         .stdout(Stdio::null())
@@ -28,7 +30,9 @@ fn long_run(bench: &Bench, name: &str) -> Child {
 }
 
 fn send(child: &Child, signal: &str) {
-    let status = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+    let status = Command::new("kill")
+        .args(["-s", signal, &child.id().to_string()])
+        .status();
     assert!(status.unwrap().success());
 }
 
@@ -57,7 +61,12 @@ fn a_closed_pipe_ends_the_program_quietly() {
         .unwrap();
     drop(child.stdout.take());
     let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
     child.wait().unwrap();
     assert_eq!(said, "");
 }

@@ -38,14 +38,29 @@ fn help_of_merge() {
 #[test]
 fn every_command_explains_itself_and_shows_an_example() {
     let commands: [&[&str]; 12] = [
-        &["quickstart"], &["run"], &["pretrain"], &["adapter"], &["adapter", "convert"],
-        &["adapter", "show"], &["inspect"], &["methods"], &["schema"], &["completions"],
-        &["tune"], &["generate"],
+        &["quickstart"],
+        &["run"],
+        &["pretrain"],
+        &["adapter"],
+        &["adapter", "convert"],
+        &["adapter", "show"],
+        &["inspect"],
+        &["methods"],
+        &["schema"],
+        &["completions"],
+        &["tune"],
+        &["generate"],
     ];
     for command in commands {
         let text = help(command);
-        assert!(text.contains("Usage:") && text.contains("Example"), "{text}");
-        assert!(text.contains(&format!("modelsmith {}", command.join(" "))), "{text}");
+        assert!(
+            text.contains("Usage:") && text.contains("Example"),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("modelsmith {}", command.join(" "))),
+            "{text}"
+        );
     }
 }
 
@@ -68,9 +83,18 @@ fn the_table_of_methods_has_every_row_of_the_registry() {
 #[test]
 fn one_method_shows_its_options() {
     let text = Bench::new().run(&["methods", "lora"]).stdout;
-    assert!(text.starts_with("lora  LoRA: low-rank adaptation\n"), "{text}");
-    assert!(text.contains("  rank = 8  (whole number)\n      Rank of the change"), "{text}");
-    assert!(text.contains("target_modules = absent  (list of texts or text)"), "{text}");
+    assert!(
+        text.starts_with("lora  LoRA: low-rank adaptation\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("  rank = 8  (whole number)\n      Rank of the change"),
+        "{text}"
+    );
+    assert!(
+        text.contains("target_modules = absent  (list of texts or text)"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -80,14 +104,19 @@ fn usage_errors() {
     insta::assert_snapshot!("unknown_flag", bench.fails(2, &["tune", "--rank", "8"]));
     insta::assert_snapshot!("unknown_method", bench.fails(2, &["methods", "loar"]));
     insta::assert_snapshot!("no_model", bench.fails(2, &["generate", "--prompt", "w1"]));
-    insta::assert_snapshot!("unknown_device", bench.fails(2, &["inspect", "model", "--device", "gpu"]));
+    insta::assert_snapshot!(
+        "unknown_device",
+        bench.fails(2, &["inspect", "model", "--device", "gpu"])
+    );
 }
 
 #[test]
 fn the_schema_describes_every_table_and_completions_name_every_command() {
     let bench = Bench::new();
     let schema = bench.json(&["schema"]);
-    for table in ["host", "data", "method", "train", "output", "seed", "device"] {
+    for table in [
+        "host", "data", "method", "train", "output", "seed", "device",
+    ] {
         assert!(schema["recipe"]["properties"][table].is_object(), "{table}");
     }
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {

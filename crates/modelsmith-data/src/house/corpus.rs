@@ -161,7 +161,6 @@ fn write_lines<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> 
     atomic_bytes(path, &bytes)
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

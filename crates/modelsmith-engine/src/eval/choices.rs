@@ -63,7 +63,10 @@ pub(super) fn measure(
     data.check()?;
     let source = Source::open(&data.path, &ReadOptions::from(data))?;
     if source.is_empty() {
-        return Err(Error::file(&data.path, "holds no rows; there is nothing to measure"));
+        return Err(Error::file(
+            &data.path,
+            "holds no rows; there is nothing to measure",
+        ));
     }
     let limit = model.max_length(tokenizer);
     let mut questions = Vec::new();
@@ -103,7 +106,11 @@ fn figures(questions: &[Question], scores: &[Vec<(f64, f64)>]) -> ChoiceFigures 
         questions: questions.len() as u64,
         accuracy: right(|score| score.0),
         accuracy_normalised: right(|score| score.1),
-        chance: questions.iter().map(|q| 1.0 / q.choices.len() as f64).sum::<f64>() / count,
+        chance: questions
+            .iter()
+            .map(|q| 1.0 / q.choices.len() as f64)
+            .sum::<f64>()
+            / count,
     }
 }
 
@@ -115,8 +122,10 @@ fn score_all(
     questions: &[Question],
     batch_size: usize,
 ) -> Result<Vec<Vec<(f64, f64)>>> {
-    let mut scores: Vec<Vec<(f64, f64)>> =
-        questions.iter().map(|question| vec![(0.0, 0.0); question.choices.len()]).collect();
+    let mut scores: Vec<Vec<(f64, f64)>> = questions
+        .iter()
+        .map(|question| vec![(0.0, 0.0); question.choices.len()])
+        .collect();
     // Rows of like length share a batch, so that little is padding.
     candidates.sort_by_key(|candidate| candidate.ids.len());
     let pad = tokenizer.special().pad.unwrap_or(0);
@@ -151,13 +160,21 @@ fn sums(model: &Model, rows: &[Candidate], pad: u32, hooks: &[&dyn Hooks]) -> Re
         }
     }
     let count = targets.len();
-    let prepared = Prepared { input, places, targets, rows: Vec::new(), tokens: 0 };
+    let prepared = Prepared {
+        input,
+        places,
+        targets,
+        rows: Vec::new(),
+        tokens: 0,
+    };
     let pass = Pass::default();
     let hidden = model.host.hidden(&prepared.input, &pass, hooks, None)?;
     let logits = outputs(&model.host, hidden, &prepared, &pass, hooks);
     let data = TensorData::new(prepared.targets, [count, 1]);
     let chosen = Tensor::<2, Int>::from_data(data, &model.device);
-    let mut each = to_vec(log_softmax(logits, 1).gather(1, chosen)).into_iter().map(f64::from);
+    let mut each = to_vec(log_softmax(logits, 1).gather(1, chosen))
+        .into_iter()
+        .map(f64::from);
     Ok(rows
         .iter()
         .map(|row| each.by_ref().take(row.ids.len() - row.prefix).sum())
@@ -179,10 +196,19 @@ fn candidate(
     let mut ids = encoded.ids;
     let behind = |span: &(usize, usize)| span.1 > prompt.len();
     // Tokens that the tokenizer adds at the end have no text and are no part of the answer.
-    let end = encoded.offsets.iter().rposition(behind).map_or(0, |at| at + 1);
+    let end = encoded
+        .offsets
+        .iter()
+        .rposition(behind)
+        .map_or(0, |at| at + 1);
     ids.truncate(end);
     // The first token of all is predicted from nothing.
-    let prefix = encoded.offsets.iter().position(behind).unwrap_or(end).max(1);
+    let prefix = encoded
+        .offsets
+        .iter()
+        .position(behind)
+        .unwrap_or(end)
+        .max(1);
     if prefix >= ids.len() {
         return Err(Error::Failed(format!(
             "question {number}: choice {choice} {answer:?} has no token of its own behind the prompt"
@@ -206,19 +232,28 @@ fn read_question(at: &Location, columns: &Map<String, Value>) -> Result<Question
         None => prompt.to_owned(),
     };
     let choices = columns.get("choices").and_then(Value::as_array);
-    let choices: Option<Vec<String>> = choices
-        .and_then(|all| all.iter().map(|one| one.as_str().map(str::to_owned)).collect());
+    let choices: Option<Vec<String>> = choices.and_then(|all| {
+        all.iter()
+            .map(|one| one.as_str().map(str::to_owned))
+            .collect()
+    });
     let choices = choices
         .filter(|choices| choices.len() > 1)
         .ok_or_else(|| at.error("column choices must be a list of two texts or more"))?;
-    let answer = columns.get("answer").ok_or_else(|| at.error("no column answer"))?;
+    let answer = columns
+        .get("answer")
+        .ok_or_else(|| at.error("no column answer"))?;
     let answer = answer_of(answer, &choices).ok_or_else(|| {
         at.error(format!(
             "answer {answer} is neither the number (from 0), the letter nor the text of one of {} choices",
             choices.len()
         ))
     })?;
-    Ok(Question { prompt, choices, answer })
+    Ok(Question {
+        prompt,
+        choices,
+        answer,
+    })
 }
 
 /// A number from 0, the text of a choice, or its letter.
@@ -268,7 +303,10 @@ mod tests {
         };
         let scores = vec![vec![(-2.0, -1.0), (-3.0, -0.75)]; 2];
         let found = figures(&[question(0), question(1)], &scores);
-        assert_eq!((found.accuracy, found.accuracy_normalised, found.chance), (0.5, 0.5, 0.5));
+        assert_eq!(
+            (found.accuracy, found.accuracy_normalised, found.chance),
+            (0.5, 0.5, 0.5)
+        );
         let one = figures(&[question(1)], &scores[..1]);
         assert_eq!((one.accuracy, one.accuracy_normalised), (0.0, 1.0));
     }

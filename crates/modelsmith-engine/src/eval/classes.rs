@@ -51,7 +51,10 @@ pub(super) fn measure(model: &Model, data: &Dataset) -> Result<ClassFigures> {
     if data.classes.len() > count {
         return Err(Error::file(
             &model.folder,
-            format!("tells {count} classes apart; the data has {}", data.classes.len()),
+            format!(
+                "tells {count} classes apart; the data has {}",
+                data.classes.len()
+            ),
         ));
     }
     let mut confusion = vec![vec![0u64; count]; count];

@@ -25,11 +25,18 @@ impl ClassFigures {
     pub fn of(classes: Vec<String>, confusion: Vec<Vec<u64>>) -> Self {
         let count = confusion.len();
         let labels: Vec<u64> = confusion.iter().map(|row| row.iter().sum()).collect();
-        let predictions: Vec<u64> =
-            (0..count).map(|column| confusion.iter().map(|row| row[column]).sum()).collect();
+        let predictions: Vec<u64> = (0..count)
+            .map(|column| confusion.iter().map(|row| row[column]).sum())
+            .collect();
         let right: Vec<u64> = (0..count).map(|class| confusion[class][class]).collect();
         let total: u64 = labels.iter().sum();
-        let share = |part: u64| if total == 0 { 0.0 } else { part as f64 / total as f64 };
+        let share = |part: u64| {
+            if total == 0 {
+                0.0
+            } else {
+                part as f64 / total as f64
+            }
+        };
         let scores: Vec<f64> = (0..count)
             .filter(|class| labels[*class] + predictions[*class] > 0)
             .map(|class| 2.0 * right[class] as f64 / (labels[class] + predictions[class]) as f64)
@@ -46,9 +53,8 @@ impl ClassFigures {
 }
 
 fn matthews(total: u64, right: u64, labels: &[u64], predictions: &[u64]) -> f64 {
-    let dot = |a: &[u64], b: &[u64]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum()
-    };
+    let dot =
+        |a: &[u64], b: &[u64]| -> f64 { a.iter().zip(b).map(|(a, b)| *a as f64 * *b as f64).sum() };
     let total = total as f64;
     let across = right as f64 * total - dot(labels, predictions);
     let spread = |counts: &[u64]| total * total - dot(counts, counts);

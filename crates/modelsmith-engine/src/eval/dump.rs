@@ -16,18 +16,38 @@ pub(super) fn write(model: &Model, mut rows: Loader, file: &Path) -> Result<()> 
         .next_in_epoch()?
         .ok_or_else(|| Error::config("data", "gives no row whose logits could be written"))?;
     let input = input_of(&batch, batch.ids.clone(), &model.device);
-    let logits = model.host.forward(&input, &Pass::default(), &model.hooks())?;
+    let logits = model
+        .host
+        .forward(&input, &Pass::default(), &model.hooks())?;
     let shape = logits.dims();
-    let logits: Vec<u8> = to_vec(logits).iter().flat_map(|value| value.to_le_bytes()).collect();
+    let logits: Vec<u8> = to_vec(logits)
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     let whole = |values: &mut dyn Iterator<Item = i64>| -> Vec<u8> {
         values.flat_map(i64::to_le_bytes).collect()
     };
     let ids = whole(&mut batch.ids.iter().map(|id| i64::from(*id)));
     let mask = whole(&mut batch.attention_mask.iter().map(|mask| i64::from(*mask)));
     let tensors = [
-        View { name: "input_ids", dtype: DType::I64, shape: &batch.shape, bytes: &ids },
-        View { name: "attention_mask", dtype: DType::I64, shape: &batch.shape, bytes: &mask },
-        View { name: "logits", dtype: DType::F32, shape: &shape, bytes: &logits },
+        View {
+            name: "input_ids",
+            dtype: DType::I64,
+            shape: &batch.shape,
+            bytes: &ids,
+        },
+        View {
+            name: "attention_mask",
+            dtype: DType::I64,
+            shape: &batch.shape,
+            bytes: &mask,
+        },
+        View {
+            name: "logits",
+            dtype: DType::F32,
+            shape: &shape,
+            bytes: &logits,
+        },
     ];
     write_safetensors(file, &tensors, &metadata_pt())
 }

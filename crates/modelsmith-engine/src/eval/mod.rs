@@ -116,7 +116,11 @@ pub fn run(options: &EvalOptions) -> Result<Report> {
     }
     Ok(Report {
         host: model.folder.clone(),
-        adapters: model.adapters.iter().map(|(reference, _)| reference.folder()).collect(),
+        adapters: model
+            .adapters
+            .iter()
+            .map(|(reference, _)| reference.folder())
+            .collect(),
         data: options.data.path.clone(),
         figures,
         logits: options.dump_logits.clone(),
@@ -131,10 +135,17 @@ fn suggested(head: Head, data: &DataConfig) -> Result<Task> {
     data.check()?;
     let source = Source::open(&data.path, &ReadOptions::from(data))?;
     if source.is_empty() {
-        return Err(Error::file(&data.path, "holds no rows; there is nothing to measure"));
+        return Err(Error::file(
+            &data.path,
+            "holds no rows; there is nothing to measure",
+        ));
     }
     let (_, first) = source.row(0)?;
-    Ok(if first.contains_key("choices") { Task::Choices } else { Task::Perplexity })
+    Ok(if first.contains_key("choices") {
+        Task::Choices
+    } else {
+        Task::Perplexity
+    })
 }
 
 /// All rows in the order of the file.
@@ -148,13 +159,21 @@ fn open(model: &Model, tokenizer: &Tokenizer, options: &EvalOptions) -> Result<D
     } else if data.max_length > limit {
         return Err(Error::config(
             "data.max_length",
-            format!("is {}; the model reads at most {limit} tokens", data.max_length),
+            format!(
+                "is {}; the model reads at most {limit} tokens",
+                data.max_length
+            ),
         ));
     }
     if options.dump_logits.is_some() {
         data.batch_size = options.dump_rows.max(1);
     }
-    if data.classes.is_empty() && matches!(data.format, Format::Auto | Format::Classification | Format::Labelled) {
+    if data.classes.is_empty()
+        && matches!(
+            data.format,
+            Format::Auto | Format::Classification | Format::Labelled
+        )
+    {
         data.classes = classes::names(model)?;
     }
     Dataset::open(&data, tokenizer, options.seed)
@@ -162,7 +181,10 @@ fn open(model: &Model, tokenizer: &Tokenizer, options: &EvalOptions) -> Result<D
 
 fn perplexity(model: &Model, tokenizer: &Tokenizer, options: &EvalOptions) -> Result<Figures> {
     let masking = crate::tune::masking(options.mask_probability, &model.host, tokenizer)?;
-    if matches!(model.host.head(), Head::SequenceClasses(_) | Head::TokenClasses(_)) {
+    if matches!(
+        model.host.head(),
+        Head::SequenceClasses(_) | Head::TokenClasses(_)
+    ) {
         return Err(Error::Usage(format!(
             "{} is a classifier, which has no perplexity; use --task classes",
             model.folder.display()

@@ -31,6 +31,8 @@ pub struct TrainerState {
     pub position: Position,
     /// Tokens trained on so far.
     pub tokens: u64,
+    /// The evaluation before the first step.
+    pub before: Option<Best>,
     /// The best evaluation so far.
     pub best: Option<Best>,
     /// Step of the last evaluation.
@@ -45,13 +47,28 @@ pub struct TrainerState {
     pub losses: Vec<f32>,
 }
 
-/// The evaluation with the lowest held-out loss.
+/// An evaluation that is remembered: the one before training, or the one with the lowest loss.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Mean loss a token (or example).
+    /// Mean loss a token (or example); text in the file, which keeps every bit.
+    #[serde(with = "exact")]
     pub loss: f64,
     /// The step it was measured after.
     pub step: u64,
+}
+
+/// Floats as their shortest exact decimal text; JSON numbers may come back one unit off.
+mod exact {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(D::Error::custom)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,7 +125,11 @@ impl Checkpoint {
     ///
     /// # Errors
     /// A checkpoint of another recipe.
-    pub fn newest(folder: &Path, recipe: &str, device: &burn::tensor::Device) -> Result<Option<Self>> {
+    pub fn newest(
+        folder: &Path,
+        recipe: &str,
+        device: &burn::tensor::Device,
+    ) -> Result<Option<Self>> {
         for path in listed(folder)?.into_iter().rev() {
             match read_manifest(&path) {
                 Ok(manifest) => return Self::read(&path, manifest, recipe, device).map(Some),
@@ -193,7 +214,10 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     let manifest: Manifest = read_json(&file)?;
     if manifest.format != FORMAT {
         let found = manifest.format;
-        return Err(Error::file(&file, format!("has format {found}; this program reads {FORMAT}")));
+        return Err(Error::file(
+            &file,
+            format!("has format {found}; this program reads {FORMAT}"),
+        ));
     }
     for name in FILES {
         let found = hash_file(&path.join(name))?;
@@ -247,7 +271,10 @@ mod tests {
     fn newest(folder: &Path) -> Option<u64> {
         let found = Checkpoint::newest(folder, "r", &Device::flex()).unwrap();
         found.map(|found| {
-            assert_eq!(found.adapter["pairs.0.lora_A"].to_vec()[0], found.state.step as f32);
+            assert_eq!(
+                found.adapter["pairs.0.lora_A"].to_vec()[0],
+                found.state.step as f32
+            );
             found.state.step
         })
     }
@@ -285,6 +312,18 @@ mod tests {
     }
 
     #[test]
+    fn remembered_losses_keep_every_bit() {
+        let mut loss = 0.1_f64;
+        for _ in 0..1000 {
+            loss = f64::from_bits(loss.to_bits().wrapping_mul(3).wrapping_add(7) >> 2);
+            let best = Best { loss, step: 1 };
+            let text = serde_json::to_string(&best).unwrap();
+            let again: Best = serde_json::from_str(&text).unwrap();
+            assert_eq!(again.loss.to_bits(), loss.to_bits(), "{text}");
+        }
+    }
+
+    #[test]
     fn pruning_keeps_the_newest_and_the_best() {
         let dir = tempfile::tempdir().unwrap();
         for step in 1..=5 {
@@ -292,7 +331,10 @@ mod tests {
         }
         prune(dir.path(), 2, Some(2)).unwrap();
         let steps: Vec<_> = listed(dir.path()).unwrap();
-        let names: Vec<_> = steps.iter().map(|p| p.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> = steps
+            .iter()
+            .map(|p| p.file_name().unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(names, ["step-000002", "step-000004", "step-000005"]);
     }
 }

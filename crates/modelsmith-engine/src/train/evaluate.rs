@@ -2,13 +2,13 @@
 
 use super::loss::{Masking, Prepared, outputs, prepare};
 use super::step::scalar;
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::random::Stream;
 use modelsmith_data::Loader;
 use modelsmith_hosts::Transformer;
+use modelsmith_kernels::log_softmax;
 use serde::Serialize;
 
 /// Figures of an evaluation.
@@ -63,7 +63,10 @@ pub fn evaluate(
         places += prepared.targets.len() as u64;
     }
     if places == 0 {
-        return Err(Error::config("data", "no held-out token counts in the loss"));
+        return Err(Error::config(
+            "data",
+            "no held-out token counts in the loss",
+        ));
     }
     let loss = loss / places as f64;
     if !loss.is_finite() {
@@ -96,6 +99,6 @@ fn score(
         .int()
         .sum()
         .into_scalar::<i64>();
-    let loss = log_softmax(logits, 1).gather(1, targets).sum().neg();
+    let loss = log_softmax(logits).gather(1, targets).sum().neg();
     Ok((scalar(&loss), hits.unsigned_abs()))
 }

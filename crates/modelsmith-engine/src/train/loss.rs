@@ -3,13 +3,13 @@
 //! The sum and the count are kept apart, so that a step over several batches divides once by all
 //! its places and equals one step over the whole.
 
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::random::Stream;
 use modelsmith_data::{Batch, IGNORED};
 use modelsmith_hosts::{Head, TokenInput, Transformer};
+use modelsmith_kernels::{linear_cross_entropy, log_softmax};
 
 /// A batch as tensors, with the places of the head's output that count in the loss.
 #[derive(Clone)]
@@ -143,15 +143,13 @@ fn mask_tokens(
 /// What a host reads of a batch, with `ids` in place of the batch's own.
 pub(crate) fn input_of(batch: &Batch, ids: Vec<u32>, device: &Device) -> TokenInput {
     let shape = batch.shape;
-    let ints = |values: Vec<i64>| {
-        Tensor::<2, Int>::from_data(TensorData::new(values, shape), device)
-    };
+    let ints =
+        |values: Vec<i64>| Tensor::<2, Int>::from_data(TensorData::new(values, shape), device);
     let wide = |values: &[u32]| values.iter().map(|v| i64::from(*v)).collect::<Vec<_>>();
     let padded = batch.attention_mask.contains(&0);
     let mask: Vec<bool> = batch.attention_mask.iter().map(|m| *m == 1).collect();
     TokenInput {
-        mask: padded
-            .then(|| Tensor::<2, Bool>::from_data(TensorData::new(mask, shape), device)),
+        mask: padded.then(|| Tensor::<2, Bool>::from_data(TensorData::new(mask, shape), device)),
         positions: batch
             .segments
             .is_some()
@@ -184,11 +182,20 @@ pub fn loss_of_hidden(
     pass: &Pass,
     hooks: &[&dyn Hooks],
 ) -> Tensor<1> {
-    let log_probabilities = log_softmax(outputs(host, hidden, prepared, pass, hooks), 1);
-    let device = log_probabilities.device().without_autodiff();
+    let device = hidden.device().without_autodiff();
     let count = prepared.targets.len();
-    let data = TensorData::new(prepared.targets.clone(), [count, 1]);
-    let targets = Tensor::<2, Int>::from_data(data, &device);
+    let data = TensorData::new(prepared.targets.clone(), [count]);
+    let targets = Tensor::<1, Int>::from_data(data, &device);
+    // A language model's head that is one product needs no logits.
+    if let Some(matrix) = host.output_matrix(hooks)
+        && !prepared.places.is_empty()
+    {
+        let width = hidden.dims()[2];
+        let hidden = at_places(hidden, prepared).reshape([count, width]);
+        return linear_cross_entropy(hidden, matrix, targets);
+    }
+    let log_probabilities = log_softmax(outputs(host, hidden, prepared, pass, hooks));
+    let targets = targets.reshape([count, 1]);
     log_probabilities.gather(1, targets).sum().neg()
 }
 
@@ -200,22 +207,27 @@ pub fn outputs(
     pass: &Pass,
     hooks: &[&dyn Hooks],
 ) -> Tensor<2> {
-    let hidden = match prepared.places.len() {
-        0 => hidden,
-        count => {
-            let [batch, time, width] = hidden.dims();
-            let device = hidden.device().without_autodiff();
-            let places = TensorData::new(prepared.places.clone(), [count]);
-            let places = Tensor::<1, Int>::from_data(places, &device);
-            hidden
-                .reshape([batch * time, width])
-                .select(0, places)
-                .reshape([1, count, width])
-        }
-    };
+    let hidden = at_places(hidden, prepared);
     let logits = host.logits(hidden, &prepared.input, pass, hooks);
     let [batch, rows, classes] = logits.dims();
     logits.reshape([batch * rows, classes])
+}
+
+/// The hidden states that the head reads, `[1, places, width]`; all of them where there are no
+/// places.
+fn at_places(hidden: Tensor<3>, prepared: &Prepared) -> Tensor<3> {
+    let count = prepared.places.len();
+    if count == 0 {
+        return hidden;
+    }
+    let [batch, time, width] = hidden.dims();
+    let device = hidden.device().without_autodiff();
+    let places = TensorData::new(prepared.places.clone(), [count]);
+    let places = Tensor::<1, Int>::from_data(places, &device);
+    hidden
+        .reshape([batch * time, width])
+        .select(0, places)
+        .reshape([1, count, width])
 }
 
 #[cfg(test)]

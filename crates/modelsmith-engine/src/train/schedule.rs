@@ -59,7 +59,10 @@ mod tests {
             for (step, factor) in case["factors"].as_array().unwrap().iter().enumerate() {
                 let ours = schedule.factor(step as u64, warmup, total);
                 let theirs = factor.as_f64().unwrap();
-                assert!((ours - theirs).abs() < 1e-12, "{name} step {step}: {ours} {theirs}");
+                assert!(
+                    (ours - theirs).abs() < 1e-12,
+                    "{name} step {step}: {ours} {theirs}"
+                );
             }
             checked += 1;
         }

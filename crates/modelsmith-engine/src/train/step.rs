@@ -183,7 +183,9 @@ impl Stepper<'_> {
         let value = scalar(&penalty);
         if !value.is_finite() {
             let step = progress.step + 1;
-            return Err(Error::Numeric(format!("step {step}: the penalty is {value}")));
+            return Err(Error::Numeric(format!(
+                "step {step}: the penalty is {value}"
+            )));
         }
         if penalty.is_tracked() {
             add(gradients, adapter.take_gradients(&mut penalty.backward()));
@@ -289,7 +291,10 @@ mod tests {
                 let mut values = Vec::new();
                 numbers(tensor, &mut values);
                 let count = values.len();
-                (at.to_string(), Flat::from_vec(values, &[count], &Device::flex()))
+                (
+                    at.to_string(),
+                    Flat::from_vec(values, &[count], &Device::flex()),
+                )
             })
             .collect()
     }

@@ -1,7 +1,7 @@
 //! The training loop: windows of batches to steps, with evaluation, checkpoints and stopping.
 
-use super::config::TrainConfig;
 use super::checkpoint::{Best, Checkpoint, TrainerState, prune};
+use super::config::TrainConfig;
 use super::evaluate::{Evaluation, evaluate};
 use super::events::{Event, Observer};
 use super::loss::{Masking, Prepared, prepare};
@@ -50,8 +50,6 @@ pub struct Outcome {
     pub total_steps: u64,
     /// Held-out figures of the adapter that was kept.
     pub evaluation: Option<Evaluation>,
-    /// Held-out figures before training.
-    pub before: Option<Evaluation>,
     /// Seconds this process trained.
     pub seconds: f64,
 }
@@ -82,7 +80,7 @@ impl Trainer<'_> {
             started: Instant::now(),
         };
         self.announce(&run, observer);
-        let before = self.before(&mut run)?;
+        self.before(&mut run)?;
         run.started = Instant::now();
         while run.state.step < total_steps && !run.state.stopped_early {
             let window = self.window(&mut run)?;
@@ -108,7 +106,6 @@ impl Trainer<'_> {
             state: run.state,
             total_steps,
             evaluation,
-            before,
             seconds: run.started.elapsed().as_secs_f64(),
         })
     }
@@ -125,7 +122,10 @@ impl Trainer<'_> {
     }
 
     /// Puts saved parameters into the adapter; every one must be there, and no other.
-    fn put_back(&mut self, mut saved: BTreeMap<String, modelsmith_core::parameters::Flat>) -> Result<()> {
+    fn put_back(
+        &mut self,
+        mut saved: BTreeMap<String, modelsmith_core::parameters::Flat>,
+    ) -> Result<()> {
         let mut missing = None;
         self.adapter.replace(&mut |name, value| {
             match saved.remove(name) {
@@ -139,7 +139,9 @@ impl Trainer<'_> {
             None
         });
         if let Some(name) = saved.keys().next() {
-            missing.get_or_insert(format!("parameter {name} of the checkpoint is unknown here"));
+            missing.get_or_insert(format!(
+                "parameter {name} of the checkpoint is unknown here"
+            ));
         }
         match missing {
             Some(problem) => Err(Error::file(self.run.join("checkpoints"), problem)),
@@ -158,16 +160,19 @@ impl Trainer<'_> {
         });
     }
 
-    fn before(&self, run: &mut Loop) -> Result<Option<Evaluation>> {
-        let evaluation = if run.state.step == 0 {
-            self.evaluate()?
-        } else {
-            None
-        };
-        if let Some(evaluation) = &evaluation {
-            record_evaluation(&mut run.metrics, 0, evaluation)?;
+    /// Measures once what the held-out loss is before any step.
+    fn before(&self, run: &mut Loop) -> Result<()> {
+        if run.state.step == 0 {
+            let evaluation = self.evaluate()?;
+            if let Some(evaluation) = &evaluation {
+                record_evaluation(&mut run.metrics, 0, evaluation)?;
+            }
+            run.state.before = evaluation.map(|evaluation| Best {
+                loss: evaluation.loss,
+                step: 0,
+            });
         }
-        Ok(evaluation)
+        Ok(())
     }
 
     /// The batches of the next step; empty at the end of an epoch.
@@ -248,7 +253,10 @@ impl Trainer<'_> {
 
     fn end_of_epoch(&mut self, run: &mut Loop, observer: &mut dyn Observer) -> Result<()> {
         if !run.state.mid_epoch {
-            return Err(Error::config("data", "a whole epoch gave no batch to train on"));
+            return Err(Error::config(
+                "data",
+                "a whole epoch gave no batch to train on",
+            ));
         }
         run.state.epoch += 1;
         run.state.mid_epoch = false;
@@ -284,7 +292,10 @@ impl Trainer<'_> {
             return Ok(());
         };
         run.state.evaluated_at = Some(run.state.step);
-        let best = run.state.best.is_none_or(|best| evaluation.loss < best.loss);
+        let best = run
+            .state
+            .best
+            .is_none_or(|best| evaluation.loss < best.loss);
         if best {
             run.state.best = Some(Best {
                 loss: evaluation.loss,
@@ -330,7 +341,11 @@ impl Trainer<'_> {
         };
         let path = checkpoint.save(&folder, &self.recipe)?;
         let best = run.state.best.filter(|_| self.stepper.config.keep_best);
-        prune(&folder, self.stepper.config.keep_checkpoints, best.map(|best| best.step))?;
+        prune(
+            &folder,
+            self.stepper.config.keep_checkpoints,
+            best.map(|best| best.step),
+        )?;
         observer.event(Event::Saved {
             step: run.state.step,
             path,

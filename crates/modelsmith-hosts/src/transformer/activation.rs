@@ -4,6 +4,7 @@ use super::config::Activation;
 use super::reader::Reader;
 use burn::tensor::{Tensor, activation};
 use modelsmith_core::error::{Error, Result, suggest};
+use modelsmith_kernels::Activation as Fused;
 
 impl Activation {
     /// Reads the activation under `key`.
@@ -35,19 +36,27 @@ impl Activation {
 
     /// Applies it.
     pub(crate) fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::Silu => activation::silu(x),
-            Self::Gelu => activation::gelu(x),
-            Self::GeluTanh => gelu_tanh(x),
-            Self::Relu => activation::relu(x),
+        match self.fused() {
+            Some(function) => modelsmith_kernels::activate(x, function),
+            None => activation::relu(x),
         }
     }
-}
 
-/// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
-fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let root = (2.0 / std::f64::consts::PI).sqrt();
-    let cube = x.clone() * x.clone() * x.clone();
-    let inner = (cube * 0.044_715 + x.clone()) * root;
-    (inner.tanh() + 1.0) * x * 0.5
+    /// Applies it to a gate and multiplies.
+    pub(crate) fn gated<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+        match self.fused() {
+            Some(function) => modelsmith_kernels::gated(gate, up, function),
+            None => activation::relu(gate) * up,
+        }
+    }
+
+    /// The fused function; `None` for the one that needs none.
+    fn fused(self) -> Option<Fused> {
+        match self {
+            Self::Silu => Some(Fused::Silu),
+            Self::Gelu => Some(Fused::Gelu),
+            Self::GeluTanh => Some(Fused::GeluTanh),
+            Self::Relu => None,
+        }
+    }
 }

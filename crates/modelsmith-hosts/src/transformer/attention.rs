@@ -1,4 +1,4 @@
-//! Scaled dot-product attention, composed of plain tensor operations.
+//! Scaled dot-product attention, composed of products and a fused softmax.
 //!
 //! ```text
 //! y = dropout(softmax(scale q kᵀ + bias)) v
@@ -6,7 +6,7 @@
 //! Grouped queries (Ainslie et al., arXiv 2305.13245) share their keys and values without copies:
 //! the query heads of a group are laid out as further rows of one product.
 
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use modelsmith_core::hooks::{AttentionShape, Qkv};
 
 /// Attends: `[batch, heads, time, head_dim]`. `inspect` sees the probabilities
@@ -22,11 +22,7 @@ pub(crate) fn attend(
     let q = (qkv.q * shape.scale).reshape(rows);
     let scores = q.matmul(qkv.k.swap_dims(2, 3));
     let scores = scores.reshape([batch, heads, time, keys]);
-    let scores = match qkv.bias {
-        Some(bias) => scores + bias,
-        None => scores,
-    };
-    let p = inspect(activation::softmax(scores, 3));
+    let p = inspect(modelsmith_kernels::softmax(scores, qkv.bias));
     let width = qkv.v.dims()[3];
     p.reshape([batch, groups, heads / groups * time, keys])
         .matmul(qkv.v)

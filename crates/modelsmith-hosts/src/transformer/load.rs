@@ -135,12 +135,7 @@ impl<'a> Stored<'a> {
         let read: Vec<Option<Vec<f32>>> = self
             .sources
             .par_iter()
-            .map(|source| {
-                source
-                    .as_ref()
-                    .map(|name| self.finite(name))
-                    .transpose()
-            })
+            .map(|source| source.as_ref().map(|name| self.finite(name)).transpose())
             .collect::<Result<_>>()?;
         let pairs = self.plan.weights.iter().zip(read);
         let values = pairs

@@ -38,7 +38,7 @@ use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Around, Hooks, Pass};
 use modelsmith_core::host::HostInfo;
 use network::Network;
-use plan::Plan;
+use plan::{HeadPlan, Plan};
 use prepare::Prepared;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -157,6 +157,17 @@ impl Transformer {
             around,
         }
         .head(hidden, input)
+    }
+
+    /// The matrix `[vocabulary, width]` whose product with the hidden state is all that the head
+    /// computes under these hooks; `None` for other heads, and where a hook may do more.
+    pub fn output_matrix(&self, hooks: &[&dyn Hooks]) -> Option<Tensor<2>> {
+        let Some(HeadPlan::Causal(at)) = self.plan.head else {
+            return None;
+        };
+        let pass = &Pass::default();
+        let site = &self.plan.sites[at.site];
+        Around { hooks, pass }.head_weight(site, &self.network.linears[at.layer])
     }
 
     /// Logits from tokens.

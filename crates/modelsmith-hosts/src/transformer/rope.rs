@@ -175,12 +175,7 @@ impl Rope {
 impl Rotation {
     /// Rotates `[batch, time, heads, dim]`.
     pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let dim = x.dims()[3];
-        let first = x.clone().narrow(3, 0, dim / 2);
-        let second = x.narrow(3, dim / 2, dim / 2);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        let rotated = first.clone() * cos.clone() - second.clone() * sin.clone();
-        Tensor::cat(vec![rotated, second * cos + first * sin], 3)
+        modelsmith_kernels::rotate(x, self.cos.clone(), self.sin.clone())
     }
 }
 

@@ -6,6 +6,7 @@ use super::cache::LayerCache;
 use super::config::Place;
 use super::plan::{At, BlockPlan, Projections};
 use super::prepare::Prepared;
+use burn::module::Param;
 use burn::tensor::{Int, Tensor};
 use modelsmith_core::hooks::{Around, AttentionShape, Qkv};
 use std::cell::RefCell;
@@ -187,8 +188,8 @@ impl Walk<'_> {
         let activation = self.visit.model.config.activation;
         let y = match block.gate {
             Some(gate) => {
-                let gate = activation.apply(self.visit.linear(gate, x.clone()));
-                gate * self.visit.linear(block.up, x)
+                let gate = self.visit.linear(gate, x.clone());
+                activation.gated(gate, self.visit.linear(block.up, x))
             }
             None => activation.apply(self.visit.linear(block.up, x)),
         };
@@ -209,7 +210,10 @@ impl Visit<'_> {
     pub(crate) fn norm(&self, at: At, x: Tensor<3>) -> Tensor<3> {
         let layer = &self.model.network.norms[at.layer];
         let site = &self.model.plan.sites[at.site];
-        self.around.norm(site, layer, x, &|x| layer.forward(x))
+        self.around.norm(site, layer, x, &|x| {
+            let bias = layer.bias.as_ref().map(Param::val);
+            modelsmith_kernels::norm(x, layer.weight.val(), bias, layer.kind, layer.epsilon)
+        })
     }
 
     pub(crate) fn embedding(&self, at: Option<At>, ids: Tensor<2, Int>) -> Tensor<3> {

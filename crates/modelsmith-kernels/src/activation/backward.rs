@@ -18,7 +18,7 @@ impl Backward<Flex, 1> for Single {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (x, function) = ops.state;
         unary::<Flex, _>(ops.parents, ops.node, grads, |grad| {
-            activate_backward(&x, &grad, function)
+            activate_backward(&x, grad, function)
         });
     }
 }
@@ -32,7 +32,7 @@ impl Backward<Flex, 2> for Gate {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (gate, up, function) = ops.state;
         let grad = grads.consume::<Flex>(&ops.node);
-        let found = gated_backward(&gate, &up, &grad, function);
+        let found = gated_backward(&gate, &up, grad, function);
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, gradient);
@@ -43,10 +43,10 @@ impl Backward<Flex, 2> for Gate {
 
 impl<C: CheckpointStrategy> Activate for Autodiff<Flex, C> {
     fn fused_activate(x: FloatTensor<Self>, function: Activation) -> FloatTensor<Self> {
-        let y = activate(x.primitive(), function);
-        match Single.prepare::<C>([x.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x.into_primitive(), function), y),
-            OpsKind::UnTracked(prep) => prep.finish(y),
+        let (x, node) = x.into_parts();
+        match Single.prepare::<C>([node]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x.clone(), function), activate(x, function)),
+            OpsKind::UnTracked(prep) => prep.finish(activate(x, function)),
         }
     }
 
@@ -55,17 +55,17 @@ impl<C: CheckpointStrategy> Activate for Autodiff<Flex, C> {
         up: FloatTensor<Self>,
         function: Activation,
     ) -> FloatTensor<Self> {
-        let y = gated(gate.primitive(), up.primitive(), function);
+        let ((gate, first), (up, second)) = (gate.into_parts(), up.into_parts());
         match Gate
-            .prepare::<C>([gate.node(), up.node()])
+            .prepare::<C>([first, second])
             .compute_bound()
             .stateful()
         {
             OpsKind::Tracked(prep) => {
-                let state = (gate.into_primitive(), up.into_primitive(), function);
-                prep.finish(state, y)
+                let y = gated(gate.clone(), &up, function);
+                prep.finish((gate, up, function), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(y),
+            OpsKind::UnTracked(prep) => prep.finish(gated(gate, &up, function)),
         }
     }
 }

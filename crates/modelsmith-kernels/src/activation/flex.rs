@@ -9,7 +9,7 @@ use burn::backend::{Flex, TensorMetadata};
 
 impl Activate for Flex {
     fn fused_activate(x: FloatTensor<Self>, function: Activation) -> FloatTensor<Self> {
-        activate(&x, function)
+        activate(x, function)
     }
 
     fn fused_gated(
@@ -17,7 +17,7 @@ impl Activate for Flex {
         up: FloatTensor<Self>,
         function: Activation,
     ) -> FloatTensor<Self> {
-        gated(&gate, &up, function)
+        gated(gate, &up, function)
     }
 }
 
@@ -61,7 +61,7 @@ impl Function for Gelu {
 }
 
 /// `2 sqrt(2/π)`.
-const TWICE_ROOT: f32 = 1.595_769_1;
+const TWICE_ROOT: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
 impl Function for GeluTanh {
@@ -101,51 +101,55 @@ macro_rules! with_function {
     };
 }
 
-/// `f(x)`.
-pub(super) fn activate(x: &FlexTensor, function: Activation) -> FlexTensor {
-    let [y] = with_function!(function, F => map(&Forward::<F>::NEW, [x]));
-    y
+/// `f(x)`, in place where it can be.
+pub(super) fn activate(x: FlexTensor, function: Activation) -> FlexTensor {
+    with_function!(function, F => over(&Forward::<F>::NEW, x, []))
 }
 
 /// `f'(x) grad`.
 pub(super) fn activate_backward(
     x: &FlexTensor,
-    grad: &FlexTensor,
+    grad: FlexTensor,
     function: Activation,
 ) -> FlexTensor {
-    let [dx] = with_function!(function, F => map(&Slope::<F>::NEW, [x, grad]));
-    dx
+    with_function!(function, F => over(&Slope::<F>::NEW, grad, [x]))
 }
 
-/// `f(gate) up`.
-pub(super) fn gated(gate: &FlexTensor, up: &FlexTensor, function: Activation) -> FlexTensor {
-    let [y] = with_function!(function, F => map(&Gated::<F>::NEW, [gate, up]));
-    y
+/// `f(gate) up`, in place of `gate` where it can be.
+pub(super) fn gated(gate: FlexTensor, up: &FlexTensor, function: Activation) -> FlexTensor {
+    with_function!(function, F => over(&Gated::<F>::NEW, gate, [up]))
 }
 
 /// `f'(gate) up grad` and `f(gate) grad`.
 pub(super) fn gated_backward(
     gate: &FlexTensor,
     up: &FlexTensor,
-    grad: &FlexTensor,
+    grad: FlexTensor,
     function: Activation,
 ) -> [FlexTensor; 2] {
-    with_function!(function, F => map(&GatedSlope::<F>::NEW, [gate, up, grad]))
+    let (gate, up) = (rows::contiguous(gate), rows::contiguous(up));
+    let (mut dgate, mut dup) = (vec![0.0; grad.shape().num_elements()], rows::owned(grad));
+    let outputs = [(dgate.as_mut_slice(), 1), (dup.storage_mut(), 1)];
+    let inputs = [(rows::values(&gate), 1), (rows::values(&up), 1)];
+    let count = inputs[0].0.len();
+    with_function!(function, F => {
+        rows::run(&GatedSlope::<F>::NEW, 0, count, outputs, inputs);
+    });
+    [rows::tensor(dgate, dup.shape()), dup]
 }
 
-/// Runs an element-wise kernel over tensors of one shape.
-fn map<const M: usize, const N: usize>(
-    kernel: &impl Kernel<M, N>,
+/// Runs an element-wise kernel over a tensor, beside others of its shape.
+fn over<const N: usize>(
+    kernel: &impl Kernel<1, N>,
+    values: FlexTensor,
     inputs: [&FlexTensor; N],
-) -> [FlexTensor; M] {
-    let shape = inputs[0].shape();
-    let count = shape.num_elements();
+) -> FlexTensor {
     let inputs = inputs.map(rows::contiguous);
-    let mut outputs = [const { Vec::new() }; M].map(|_: Vec<f32>| vec![0.0; count]);
-    let slots = outputs.each_mut().map(|output| (output.as_mut_slice(), 1));
+    let mut values = rows::owned(values);
+    let count = values.shape().num_elements();
     let inputs = inputs.each_ref().map(|input| (rows::values(input), 1));
-    rows::run(kernel, 0, count, slots, inputs);
-    outputs.map(|values| rows::tensor(values, shape.clone()))
+    rows::run(kernel, 0, count, [(values.storage_mut(), 1)], inputs);
+    values
 }
 
 /// Declares kernels that are generic over the function.
@@ -161,41 +165,39 @@ macro_rules! kernels {
 
 kernels!(Forward, Slope, Gated, GatedSlope);
 
-impl<F: Function> Kernel<1, 1> for Forward<F> {
+impl<F: Function> Kernel<1, 0> for Forward<F> {
     #[inline(always)]
-    fn run(&self, _: usize, [y]: [&mut [f32]; 1], [x]: [&[f32]; 1]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = F::at(*x);
+    fn run(&self, _: usize, [x]: [&mut [f32]; 1], []: [&[f32]; 0]) {
+        x.iter_mut().for_each(|x| *x = F::at(*x));
+    }
+}
+
+impl<F: Function> Kernel<1, 1> for Slope<F> {
+    #[inline(always)]
+    fn run(&self, _: usize, [grad]: [&mut [f32]; 1], [x]: [&[f32]; 1]) {
+        for (grad, x) in grad.iter_mut().zip(x) {
+            *grad *= F::slope(*x).1;
         }
     }
 }
 
-impl<F: Function> Kernel<1, 2> for Slope<F> {
+impl<F: Function> Kernel<1, 1> for Gated<F> {
     #[inline(always)]
-    fn run(&self, _: usize, [dx]: [&mut [f32]; 1], [x, grad]: [&[f32]; 2]) {
-        for ((dx, x), grad) in dx.iter_mut().zip(x).zip(grad) {
-            *dx = F::slope(*x).1 * grad;
+    fn run(&self, _: usize, [gate]: [&mut [f32]; 1], [up]: [&[f32]; 1]) {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = F::at(*gate) * up;
         }
     }
 }
 
-impl<F: Function> Kernel<1, 2> for Gated<F> {
+impl<F: Function> Kernel<2, 2> for GatedSlope<F> {
     #[inline(always)]
-    fn run(&self, _: usize, [y]: [&mut [f32]; 1], [gate, up]: [&[f32]; 2]) {
-        for ((y, gate), up) in y.iter_mut().zip(gate).zip(up) {
-            *y = F::at(*gate) * up;
-        }
-    }
-}
-
-impl<F: Function> Kernel<2, 3> for GatedSlope<F> {
-    #[inline(always)]
-    fn run(&self, _: usize, [dgate, dup]: [&mut [f32]; 2], [gate, up, grad]: [&[f32]; 3]) {
-        let outputs = dgate.iter_mut().zip(dup);
-        for ((((dgate, dup), gate), up), grad) in outputs.zip(gate).zip(up).zip(grad) {
+    fn run(&self, _: usize, [dgate, grad]: [&mut [f32]; 2], [gate, up]: [&[f32]; 2]) {
+        let outputs = dgate.iter_mut().zip(grad);
+        for ((dgate, grad), (gate, up)) in outputs.zip(gate.iter().zip(up)) {
             let (y, slope) = F::slope(*gate);
-            *dgate = slope * up * grad;
-            *dup = y * grad;
+            *dgate = slope * up * *grad;
+            *grad *= y;
         }
     }
 }

@@ -12,7 +12,7 @@ use burn::tensor::Slice;
 /// Logits held at a time, and the least number of rows of a chunk: enough of both for the matrix
 /// product to run at full speed.
 const LOGITS: usize = 1 << 21;
-const LEAST_ROWS: usize = 128;
+const LEAST_ROWS: usize = 256;
 
 /// Which gradients are wanted.
 #[derive(Clone, Copy, Debug, Default)]

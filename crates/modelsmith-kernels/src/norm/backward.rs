@@ -42,7 +42,7 @@ impl<const N: usize> Backward<Flex, N> for Gradient<N> {
             }
         }
         if let Some(node) = input {
-            let dx = backward(&kept.x, &kept.weight, &grad, &kept.moments, kept.kind);
+            let dx = backward(&kept.x, &kept.weight, grad, &kept.moments, kept.kind);
             grads.register::<Flex>(node.id, dx);
         }
     }

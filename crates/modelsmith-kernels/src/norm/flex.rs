@@ -103,17 +103,17 @@ impl Kernel<3, 1> for Forward<'_> {
     }
 }
 
-/// The gradient by `x`.
+/// The gradient by `x`, in place of that of the result where it can be.
 pub(super) fn backward(
     x: &FlexTensor,
     weight: &FlexTensor,
-    grad: &FlexTensor,
+    grad: FlexTensor,
     moments: &Moments,
     kind: NormKind,
 ) -> FlexTensor {
-    let (shape, width) = (x.shape(), weight.shape()[0]);
-    let [x, weight, grad] = [x, weight, grad].map(rows::contiguous);
-    let mut dx = vec![0.0; shape.num_elements()];
+    let width = weight.shape()[0];
+    let (x, weight) = (rows::contiguous(x), rows::contiguous(weight));
+    let mut grad = rows::owned(grad);
     if width > 0 {
         let kernel = Gradient {
             weight: rows::values(&weight),
@@ -121,14 +121,13 @@ pub(super) fn backward(
         };
         let inputs = [
             (rows::values(&x), width),
-            (rows::values(&grad), width),
             (moments.mean.as_slice(), 1),
             (moments.inverse.as_slice(), 1),
         ];
         let count = moments.mean.len();
-        rows::run(&kernel, 0, count, [(&mut dx, width)], inputs);
+        rows::run(&kernel, 0, count, [(grad.storage_mut(), width)], inputs);
     }
-    rows::tensor(dx, shape)
+    grad
 }
 
 struct Gradient<'a> {
@@ -136,26 +135,22 @@ struct Gradient<'a> {
     kind: NormKind,
 }
 
-impl Kernel<1, 4> for Gradient<'_> {
+impl Kernel<1, 3> for Gradient<'_> {
     #[inline(always)]
-    fn run(&self, _: usize, [dx]: [&mut [f32]; 1], [x, grad, mean, inverse]: [&[f32]; 4]) {
+    fn run(&self, _: usize, [grad]: [&mut [f32]; 1], [x, mean, inverse]: [&[f32]; 3]) {
         let width = self.weight.len();
         let share = 1.0 / width as f32;
-        let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width));
-        let rows = rows
-            .zip(grad.chunks_exact(width))
-            .zip(mean.iter().zip(inverse));
-        for (((dx, x), grad), (mean, inverse)) in rows {
-            // `u` stands in the output until its means are known.
-            for ((u, grad), weight) in dx.iter_mut().zip(grad).zip(self.weight) {
-                *u = grad * weight;
+        let rows = grad.chunks_exact_mut(width).zip(x.chunks_exact(width));
+        for ((u, x), (mean, inverse)) in rows.zip(mean.iter().zip(inverse)) {
+            for (u, weight) in u.iter_mut().zip(self.weight) {
+                *u *= weight;
             }
             let level = match self.kind {
-                NormKind::Layer => math::sum(dx) * share,
+                NormKind::Layer => math::sum(u) * share,
                 NormKind::Rms => 0.0,
             };
-            let along = math::sum_pairs(dx, x, |u, x| u * ((x - mean) * inverse)) * share;
-            for (u, x) in dx.iter_mut().zip(x) {
+            let along = math::sum_pairs(u, x, |u, x| u * ((x - mean) * inverse)) * share;
+            for (u, x) in u.iter_mut().zip(x) {
                 *u = (*u - level - (x - mean) * inverse * along) * inverse;
             }
         }

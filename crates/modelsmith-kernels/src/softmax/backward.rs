@@ -17,7 +17,7 @@ impl Backward<Flex, 1> for Plain {
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let p = ops.state;
-        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| backward(&p, &grad));
+        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| backward(&p, grad));
     }
 }
 
@@ -30,7 +30,7 @@ impl Backward<Flex, 2> for Biased {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (p, lengths) = ops.state;
-        let grad = backward(&p, &grads.consume::<Flex>(&ops.node));
+        let grad = backward(&p, grads.consume::<Flex>(&ops.node));
         let [scores, bias] = ops.parents;
         if let Some(node) = bias {
             grads.register::<Flex>(node.id, bias_gradient(grad.clone(), &lengths));
@@ -49,7 +49,7 @@ impl Backward<Flex, 1> for Log {
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let y = ops.state;
-        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| log_backward(&y, &grad));
+        unary::<Flex, _>(ops.parents, ops.node, grads, |grad| log_backward(&y, grad));
     }
 }
 

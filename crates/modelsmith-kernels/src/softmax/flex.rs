@@ -10,7 +10,7 @@ use burn::backend::{Flex, TensorMetadata};
 
 impl Softmax for Flex {
     fn fused_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        by_rows(&Plain(width(&x)), [&x])
+        by_rows(&Plain(width(&x)), x, [])
     }
 
     fn fused_softmax_biased(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -20,22 +20,22 @@ impl Softmax for Flex {
             bias: rows::values(&bias),
             axes: axes(&x, &bias),
         };
-        by_rows(&kernel, [&x])
+        by_rows(&kernel, x, [])
     }
 
     fn fused_log_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        by_rows(&Log(width(&x)), [&x])
+        by_rows(&Log(width(&x)), x, [])
     }
 }
 
 /// `p (g - sum(p g))`, row by row.
-pub(super) fn backward(p: &FlexTensor, grad: &FlexTensor) -> FlexTensor {
-    by_rows(&Gradient(width(p)), [p, grad])
+pub(super) fn backward(p: &FlexTensor, grad: FlexTensor) -> FlexTensor {
+    by_rows(&Gradient(width(p)), grad, [p])
 }
 
 /// `g - e^y sum(g)`, row by row, for `y` the log-probabilities.
-pub(super) fn log_backward(y: &FlexTensor, grad: &FlexTensor) -> FlexTensor {
-    by_rows(&LogGradient(width(y)), [y, grad])
+pub(super) fn log_backward(y: &FlexTensor, grad: FlexTensor) -> FlexTensor {
+    by_rows(&LogGradient(width(y)), grad, [y])
 }
 
 /// The gradient by a bias of this shape, from that by the scores.
@@ -52,17 +52,27 @@ fn width(x: &FlexTensor) -> usize {
     x.shape().last().copied().unwrap_or(1)
 }
 
-/// Runs a kernel over the rows of tensors of one shape, into one more.
-fn by_rows<const N: usize>(kernel: &impl Kernel<1, N>, inputs: [&FlexTensor; N]) -> FlexTensor {
-    let (shape, width) = (inputs[0].shape(), width(inputs[0]));
-    let count = shape.num_elements();
+/// Runs a kernel over the rows of a tensor, in place where it can be, beside others of its shape.
+fn by_rows<const N: usize>(
+    kernel: &impl Kernel<1, N>,
+    values: FlexTensor,
+    inputs: [&FlexTensor; N],
+) -> FlexTensor {
+    let width = width(&values);
+    let count = values.shape().num_elements();
     let inputs = inputs.map(rows::contiguous);
-    let mut output = vec![0.0; count];
+    let mut values = rows::owned(values);
     if count > 0 {
         let inputs = inputs.each_ref().map(|input| (rows::values(input), width));
-        rows::run(kernel, 0, count / width, [(&mut output, width)], inputs);
+        rows::run(
+            kernel,
+            0,
+            count / width,
+            [(values.storage_mut(), width)],
+            inputs,
+        );
     }
-    rows::tensor(output, shape)
+    values
 }
 
 /// For every leading axis from the last to the first: its length in `x`, and how far a step along
@@ -92,13 +102,10 @@ fn normalise(row: &mut [f32]) {
 /// Softmax of rows of this width.
 struct Plain(usize);
 
-impl Kernel<1, 1> for Plain {
+impl Kernel<1, 0> for Plain {
     #[inline(always)]
-    fn run(&self, _: usize, [y]: [&mut [f32]; 1], [x]: [&[f32]; 1]) {
-        for (y, x) in y.chunks_exact_mut(self.0).zip(x.chunks_exact(self.0)) {
-            y.copy_from_slice(x);
-            normalise(y);
-        }
+    fn run(&self, _: usize, [x]: [&mut [f32]; 1], []: [&[f32]; 0]) {
+        x.chunks_exact_mut(self.0).for_each(normalise);
     }
 }
 
@@ -122,17 +129,14 @@ impl Biased<'_> {
     }
 }
 
-impl Kernel<1, 1> for Biased<'_> {
+impl Kernel<1, 0> for Biased<'_> {
     #[inline(always)]
-    fn run(&self, first: usize, [y]: [&mut [f32]; 1], [x]: [&[f32]; 1]) {
-        let rows = y
-            .chunks_exact_mut(self.width)
-            .zip(x.chunks_exact(self.width));
-        for (at, (y, x)) in rows.enumerate() {
-            for ((y, x), bias) in y.iter_mut().zip(x).zip(self.of(first + at)) {
-                *y = x + bias;
+    fn run(&self, first: usize, [x]: [&mut [f32]; 1], []: [&[f32]; 0]) {
+        for (at, row) in x.chunks_exact_mut(self.width).enumerate() {
+            for (x, bias) in row.iter_mut().zip(self.of(first + at)) {
+                *x += bias;
             }
-            normalise(y);
+            normalise(row);
         }
     }
 }
@@ -140,29 +144,26 @@ impl Kernel<1, 1> for Biased<'_> {
 /// Log-softmax of rows of this width.
 struct Log(usize);
 
-impl Kernel<1, 1> for Log {
+impl Kernel<1, 0> for Log {
     #[inline(always)]
-    fn run(&self, _: usize, [y]: [&mut [f32]; 1], [x]: [&[f32]; 1]) {
-        for (y, x) in y.chunks_exact_mut(self.0).zip(x.chunks_exact(self.0)) {
-            let top = math::max(x);
-            let log = math::sum_of(x, |x| math::exp(x - top)).ln();
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = (x - top) - log;
-            }
+    fn run(&self, _: usize, [x]: [&mut [f32]; 1], []: [&[f32]; 0]) {
+        for row in x.chunks_exact_mut(self.0) {
+            let top = math::max(row);
+            let log = math::sum_of(row, |x| math::exp(x - top)).ln();
+            row.iter_mut().for_each(|x| *x = (*x - top) - log);
         }
     }
 }
 
 struct Gradient(usize);
 
-impl Kernel<1, 2> for Gradient {
+impl Kernel<1, 1> for Gradient {
     #[inline(always)]
-    fn run(&self, _: usize, [dx]: [&mut [f32]; 1], [p, grad]: [&[f32]; 2]) {
-        let inputs = p.chunks_exact(self.0).zip(grad.chunks_exact(self.0));
-        for (dx, (p, grad)) in dx.chunks_exact_mut(self.0).zip(inputs) {
+    fn run(&self, _: usize, [grad]: [&mut [f32]; 1], [p]: [&[f32]; 1]) {
+        for (grad, p) in grad.chunks_exact_mut(self.0).zip(p.chunks_exact(self.0)) {
             let mean = math::sum_pairs(p, grad, |p, grad| p * grad);
-            for ((dx, p), grad) in dx.iter_mut().zip(p).zip(grad) {
-                *dx = p * (grad - mean);
+            for (grad, p) in grad.iter_mut().zip(p) {
+                *grad = p * (*grad - mean);
             }
         }
     }
@@ -170,14 +171,13 @@ impl Kernel<1, 2> for Gradient {
 
 struct LogGradient(usize);
 
-impl Kernel<1, 2> for LogGradient {
+impl Kernel<1, 1> for LogGradient {
     #[inline(always)]
-    fn run(&self, _: usize, [dx]: [&mut [f32]; 1], [y, grad]: [&[f32]; 2]) {
-        let inputs = y.chunks_exact(self.0).zip(grad.chunks_exact(self.0));
-        for (dx, (y, grad)) in dx.chunks_exact_mut(self.0).zip(inputs) {
+    fn run(&self, _: usize, [grad]: [&mut [f32]; 1], [y]: [&[f32]; 1]) {
+        for (grad, y) in grad.chunks_exact_mut(self.0).zip(y.chunks_exact(self.0)) {
             let total = math::sum(grad);
-            for ((dx, y), grad) in dx.iter_mut().zip(y).zip(grad) {
-                *dx = grad - math::exp(*y) * total;
+            for (grad, y) in grad.iter_mut().zip(y) {
+                *grad -= math::exp(*y) * total;
             }
         }
     }

@@ -295,6 +295,34 @@ fn merged_weights_compute_what_the_adapter_computes() {
 }
 
 #[test]
+fn a_weight_said_to_be_the_heads_computes_what_the_head_computes() {
+    let mut said = 0;
+    for host in [FakeHost::new(), FakeHost::tied()] {
+        for entry in TABLE {
+            let known = (entry.defaults)();
+            let mut plain = Map::new();
+            if known.get("rank").is_some() {
+                plain.insert("rank".into(), json!(2));
+            }
+            let mut on_head = plain.clone();
+            if known.get("target_modules").is_some() {
+                on_head.insert("target_modules".into(), json!(["lm_head"]));
+            }
+            for options in [plain, on_head] {
+                let method = entry.configure(&options).unwrap();
+                let adapter = trained(method.as_ref(), &host, 3);
+                let (outputs, by_weight) = host.head(adapter.as_ref());
+                if let Some(by_weight) = by_weight {
+                    assert_eq!(by_weight, outputs, "{} {options:?}", entry.card.id);
+                    said += 1;
+                }
+            }
+        }
+    }
+    assert!(said >= TABLE.len(), "only {said} said so");
+}
+
+#[test]
 fn scale_zero_is_the_host_alone_and_one_the_adapter() {
     each(|entry, method| {
         let host = FakeHost::new();

@@ -25,6 +25,7 @@ use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall};
 use modelsmith_core::host::Host;
+use modelsmith_core::layers::Linear;
 use modelsmith_core::method::{Card, Family, Method};
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles};
@@ -447,6 +448,13 @@ impl Hooks for Lora {
 
     fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
         self.copies.norm(call, x)
+    }
+
+    fn head_weight(&self, site: &Site, layer: &Linear, weight: Tensor<2>) -> Option<Tensor<2>> {
+        match self.pair(site) {
+            Some(_) => None,
+            None => self.copies.head_weight(site, layer, weight),
+        }
     }
 }
 

@@ -157,9 +157,9 @@ impl Optimizer for State {
         for name in names {
             let mut take = |part: &str| {
                 let key = format!("{name}/{part}");
-                state.remove(&key).ok_or_else(|| {
-                    Error::Failed(format!("the optimizer state lacks tensor {key}"))
-                })
+                state
+                    .remove(&key)
+                    .ok_or_else(|| Error::Failed(format!("the optimizer state lacks tensor {key}")))
             };
             let moments = Moments {
                 steps: take("steps")?.to_vec()[0] as u32,

@@ -58,7 +58,10 @@ impl Data {
                 let found = house::recall_of(&flags.model, device(common))?;
                 output.result("data.recall", &found, || {
                     let share = 100.0 * found.share();
-                    format!("{} of {} prompts completed rightly ({share:.2} %)", found.right, found.asked)
+                    format!(
+                        "{} of {} prompts completed rightly ({share:.2} %)",
+                        found.right, found.asked
+                    )
                 })
             }
         }

@@ -5,8 +5,8 @@ use crate::cli::Common;
 use crate::failure::Outcome;
 use crate::render::{self, Output};
 use clap::{Args, ValueEnum};
-use modelsmith_engine::eval::{self, EvalOptions, Task};
 use modelsmith_engine::Recipe;
+use modelsmith_engine::eval::{self, EvalOptions, Task};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -35,7 +35,7 @@ pub(crate) struct Eval {
     /// Rows read at most; 0 for all (data.limit)
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// Any key of a recipe's [data], for instance data.max_length=256; may be repeated
+    /// Any key of a recipe's data table, for instance data.max_length=256; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Write input_ids, attention_mask and logits of the first rows to this file

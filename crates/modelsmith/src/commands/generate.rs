@@ -97,7 +97,8 @@ impl Generate {
                 .map_err(|error| Error::io("standard input", error))?;
             let text = text.trim_end_matches('\n').to_owned();
             if text.is_empty() {
-                let problem = "no prompt; give --prompt TEXT, --prompts FILE, or text on the standard input";
+                let problem =
+                    "no prompt; give --prompt TEXT, --prompts FILE, or text on the standard input";
                 return Err(Error::Usage(problem.into()).into());
             }
             vec![text]

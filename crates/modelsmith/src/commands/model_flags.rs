@@ -30,7 +30,11 @@ impl ModelFlags {
     pub(crate) fn options(&self, common: &Common) -> Result<ModelOptions> {
         Ok(ModelOptions {
             host: self.host.clone(),
-            adapters: self.adapter.iter().map(|text| AdapterRef::parse(text)).collect::<Result<_>>()?,
+            adapters: self
+                .adapter
+                .iter()
+                .map(|text| AdapterRef::parse(text))
+                .collect::<Result<_>>()?,
             any_base: self.any_base,
             device: device(common).to_owned(),
         })

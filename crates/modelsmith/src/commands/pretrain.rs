@@ -33,7 +33,9 @@ pub(crate) struct Pretrain {
 impl Pretrain {
     /// Trains every weight of a fresh model.
     pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
-        let mut recipe = self.recipe.recipe(self.recipe_file.as_deref(), "full", common)?;
+        let mut recipe = self
+            .recipe
+            .recipe(self.recipe_file.as_deref(), "full", common)?;
         if self.fresh.is_some() {
             recipe.host.fresh = self.fresh;
         }

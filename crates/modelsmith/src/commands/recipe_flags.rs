@@ -89,14 +89,20 @@ impl RecipeFlags {
             ("output.name", self.name.as_deref()),
             ("device", device),
         ];
-        all.extend(words.iter().filter_map(|(key, word)| word.map(|word| text(key, word))));
+        all.extend(
+            words
+                .iter()
+                .filter_map(|(key, word)| word.map(|word| text(key, word))),
+        );
         let numbers = [
             ("seed", self.seed),
             ("train.max_steps", self.steps),
             ("train.epochs", self.epochs),
             ("data.batch_size", self.batch_size.map(|size| size as u64)),
         ];
-        let numbers = numbers.iter().filter_map(|(key, n)| n.map(|n| format!("{key}={n}")));
+        let numbers = numbers
+            .iter()
+            .filter_map(|(key, n)| n.map(|n| format!("{key}={n}")));
         all.extend(numbers);
         // The debug form keeps a point, so that TOML reads a float.
         all.extend(self.lr.map(|rate| format!("train.learning_rate={rate:?}")));
@@ -114,7 +120,10 @@ fn utf8<'a>(key: &str, path: &'a Path) -> Result<&'a str> {
     path.to_str().ok_or_else(|| {
         Error::config(
             key,
-            format!("{} is not valid UTF-8; a recipe cannot hold such a path", path.display()),
+            format!(
+                "{} is not valid UTF-8; a recipe cannot hold such a path",
+                path.display()
+            ),
         )
     })
 }

@@ -29,7 +29,9 @@ pub(crate) struct Run {
 impl Run {
     /// Trains by the recipe.
     pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
-        let recipe = self.recipe.recipe(Some(&self.recipe_file), "lora", common)?;
+        let recipe = self
+            .recipe
+            .recipe(Some(&self.recipe_file), "lora", common)?;
         train(recipe, self.dry_run, output)
     }
 }

@@ -40,7 +40,11 @@ impl Tune {
             let summary = tune::resume(run, &stop, &mut Progress::new(output))?;
             return output.result("tune", &summary, || render::summary(&summary));
         }
-        train(self.recipe.recipe(None, "lora", common)?, self.dry_run, output)
+        train(
+            self.recipe.recipe(None, "lora", common)?,
+            self.dry_run,
+            output,
+        )
     }
 }
 

@@ -94,7 +94,12 @@ fn base(base: &Base) -> String {
 
 /// What the configuration says beyond nothing.
 fn options(shown: &Shown) -> String {
-    let hidden = ["peft_type", "base_model_name_or_path", "peft_version", "inference_mode"];
+    let hidden = [
+        "peft_type",
+        "base_model_name_or_path",
+        "peft_version",
+        "inference_mode",
+    ];
     let said = |value: &serde_json::Value| match value {
         serde_json::Value::Null => false,
         serde_json::Value::Bool(on) => *on,
@@ -103,8 +108,14 @@ fn options(shown: &Shown) -> String {
         serde_json::Value::String(text) => !text.is_empty(),
         serde_json::Value::Number(number) => number.as_f64() != Some(0.0),
     };
-    let parts = shown.config.iter().filter(|(key, value)| !hidden.contains(&key.as_str()) && said(value));
-    parts.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
+    let parts = shown
+        .config
+        .iter()
+        .filter(|(key, value)| !hidden.contains(&key.as_str()) && said(value));
+    parts
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn modules(shown: &Shown) -> Option<String> {
@@ -139,7 +150,11 @@ fn others(shown: &Shown) -> Option<String> {
         ("norm", Align::Right),
     ]);
     for other in &shown.others {
-        table.row([other.name.clone(), super::shape(&other.shape), decimal(other.norm)]);
+        table.row([
+            other.name.clone(),
+            super::shape(&other.shape),
+            decimal(other.norm),
+        ]);
     }
     Some(format!("\n{}", table.render()))
 }

@@ -9,7 +9,12 @@ const MATRIX: usize = 12;
 /// The figures of a model on data.
 pub(crate) fn evaluation(report: &Report) -> String {
     let mut lines = match &report.figures {
-        Figures::Perplexity { loss, perplexity, accuracy, tokens } => vec![format!(
+        Figures::Perplexity {
+            loss,
+            perplexity,
+            accuracy,
+            tokens,
+        } => vec![format!(
             "perplexity {}  loss {}  accuracy {}  on {} tokens",
             decimal(*perplexity),
             decimal(*loss),
@@ -45,7 +50,12 @@ fn classes(figures: &ClassFigures) -> Vec<String> {
     )];
     if figures.classes.len() <= MATRIX {
         let mut columns = vec![("label \\ predicted", Align::Left)];
-        columns.extend(figures.classes.iter().map(|name| (name.as_str(), Align::Right)));
+        columns.extend(
+            figures
+                .classes
+                .iter()
+                .map(|name| (name.as_str(), Align::Right)),
+        );
         let mut table = Table::new(&columns);
         for (name, row) in figures.classes.iter().zip(&figures.confusion) {
             let cells = row.iter().map(|cell| count(*cell));

@@ -53,13 +53,20 @@ fn sites(found: &Inspection) -> String {
             (None, false) => String::new(),
         };
         let kind = serde_json::to_value(site.kind).ok();
-        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default();
+        let kind = kind
+            .as_ref()
+            .and_then(|kind| kind.as_str())
+            .unwrap_or_default();
         table.row([
             site.path.clone(),
             kind.to_owned(),
             shape(&site.shape),
             site.dtype.unwrap_or_default().to_owned(),
-            if site.parameters > 0 { count(site.parameters as u64) } else { String::new() },
+            if site.parameters > 0 {
+                count(site.parameters as u64)
+            } else {
+                String::new()
+            },
             remark,
         ]);
     }

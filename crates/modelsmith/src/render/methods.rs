@@ -17,7 +17,8 @@ pub(crate) fn methods(all: &[Listed]) -> String {
         table.row([
             card.id.to_owned(),
             card.family.name().to_owned(),
-            card.number.map_or(String::new(), |number| number.to_string()),
+            card.number
+                .map_or(String::new(), |number| number.to_string()),
             card.summary.to_owned(),
         ]);
     }
@@ -37,8 +38,15 @@ pub(crate) fn method(listed: &Listed) -> String {
     let properties = listed.schema["properties"].as_object().unwrap_or(&none);
     for (name, schema) in properties {
         let default = listed.defaults.get(name).unwrap_or(&Value::Null);
-        let default = if default.is_null() { "absent".to_owned() } else { default.to_string() };
-        lines.push(format!("  {name} = {default}  ({})", kind(schema, &listed.schema)));
+        let default = if default.is_null() {
+            "absent".to_owned()
+        } else {
+            default.to_string()
+        };
+        lines.push(format!(
+            "  {name} = {default}  ({})",
+            kind(schema, &listed.schema)
+        ));
         let doc = schema["description"].as_str().unwrap_or_default();
         lines.extend(doc.lines().map(|line| format!("      {line}")));
     }
@@ -63,9 +71,11 @@ fn kind(schema: &Value, root: &Value) -> String {
         }
     }
     match &schema["type"] {
-        Value::Array(all) => {
-            either(all.iter().filter_map(Value::as_str).map(|name| named(name, schema, root)))
-        }
+        Value::Array(all) => either(
+            all.iter()
+                .filter_map(Value::as_str)
+                .map(|name| named(name, schema, root)),
+        ),
         Value::String(name) => named(name, schema, root),
         _ => "any".to_owned(),
     }

@@ -10,8 +10,17 @@ const SITES: usize = 6;
 pub(crate) fn plan(plan: &Plan) -> String {
     let Plan { data, memory, .. } = plan;
     let mut lines = vec![
-        format!("{} on {} ({})", plan.method, plan.host.display(), plan.architecture),
-        format!("sites     {} matched: {}", plan.sites.len(), sites(&plan.sites)),
+        format!(
+            "{} on {} ({})",
+            plan.method,
+            plan.host.display(),
+            plan.architecture
+        ),
+        format!(
+            "sites     {} matched: {}",
+            plan.sites.len(),
+            sites(&plan.sites)
+        ),
         format!(
             "trains    {} numbers, {} of the host's {}",
             count(plan.trained_parameters),
@@ -26,7 +35,11 @@ pub(crate) fn plan(plan: &Plan) -> String {
             count(data.dropped),
             count(data.empty),
             count(data.untrained),
-            if plan.complete { "" } else { ", judged by the first ones" }
+            if plan.complete {
+                ""
+            } else {
+                ", judged by the first ones"
+            }
         ),
         format!(
             "tokens    {} of {} count in the loss ({}), at most {} a sequence",
@@ -59,7 +72,12 @@ pub(crate) fn plan(plan: &Plan) -> String {
 }
 
 fn sites(all: &[String]) -> String {
-    let shown = all.iter().take(SITES).cloned().collect::<Vec<_>>().join(", ");
+    let shown = all
+        .iter()
+        .take(SITES)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
     match all.len().saturating_sub(SITES) {
         0 => shown,
         more => format!("{shown} and {more} more"),

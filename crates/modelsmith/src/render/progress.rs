@@ -75,9 +75,18 @@ fn bar() -> ProgressBar {
 impl Observer for Progress {
     fn event(&mut self, event: Event) {
         match event {
-            Event::Started { step, total_steps, trained, host } => {
+            Event::Started {
+                step,
+                total_steps,
+                trained,
+                host,
+            } => {
                 self.bar = self.live.then(bar);
-                let resumed = if step > 0 { format!("from step {step}, ") } else { String::new() };
+                let resumed = if step > 0 {
+                    format!("from step {step}, ")
+                } else {
+                    String::new()
+                };
                 self.say(&format!(
                     "training {} of {} numbers, {resumed}{total_steps} steps",
                     super::count(trained),
@@ -92,7 +101,8 @@ impl Observer for Progress {
                 peak_memory,
                 seconds_left,
             } => {
-                let memory = peak_memory.map_or(String::new(), |peak| format!("  peak {}", bytes(peak)));
+                let memory =
+                    peak_memory.map_or(String::new(), |peak| format!("  peak {}", bytes(peak)));
                 let line = format!(
                     "loss {}  {:.0} tokens/s{memory}  {} left",
                     decimal(report.loss),
@@ -101,7 +111,11 @@ impl Observer for Progress {
                 );
                 self.step(step, total_steps, &line);
             }
-            Event::Evaluated { step, evaluation, best } => self.say(&format!(
+            Event::Evaluated {
+                step,
+                evaluation,
+                best,
+            } => self.say(&format!(
                 "step {step}: held-out loss {}, perplexity {}{}",
                 decimal(evaluation.loss),
                 decimal(evaluation.perplexity()),

@@ -19,9 +19,8 @@ pub(crate) fn quickstart(report: &QuickstartReport) -> String {
             answer.after.clone(),
         ]);
     }
-    let share = |recall: &modelsmith_engine::house::Recall| {
-        format!("{:.1} %", recall.share() * 100.0)
-    };
+    let share =
+        |recall: &modelsmith_engine::house::Recall| format!("{:.1} %", recall.share() * 100.0);
     format!(
         "{}\n\ngained    questions about people it was not tuned on, answered exactly: {} -> {} of {}\n\
          kept      facts in their original wording: {} -> {} of {}\n\n{}",

@@ -14,8 +14,15 @@ pub(crate) fn summary(run: &Summary) -> String {
             run.method,
             run.steps,
             seconds(run.seconds),
-            run.peak_memory.map_or(String::new(), |peak| format!(", peak memory {}", bytes(peak))),
-            if run.stopped_early { ", stopped early" } else { "" }
+            run.peak_memory.map_or(String::new(), |peak| format!(
+                ", peak memory {}",
+                bytes(peak)
+            )),
+            if run.stopped_early {
+                ", stopped early"
+            } else {
+                ""
+            }
         ),
         format!(
             "changed   {} trained tensors, {} numbers ({} of the host's {}), norm of the change {}",

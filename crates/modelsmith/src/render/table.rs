@@ -37,7 +37,8 @@ impl Table {
         let lines = || std::iter::once(&headings).chain(&self.rows);
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
-                let width = |row: &Vec<String>| row.get(column).map_or(0, |cell| cell.chars().count());
+                let width =
+                    |row: &Vec<String>| row.get(column).map_or(0, |cell| cell.chars().count());
                 lines().map(width).max().unwrap_or(0)
             })
             .collect();
@@ -73,6 +74,9 @@ mod tests {
         let mut table = Table::new(&[("site", Align::Left), ("shape", Align::Right)]);
         table.row(["a.b".to_owned(), "4".to_owned()]);
         table.row(["c".to_owned(), "16 x 16".to_owned()]);
-        assert_eq!(table.render(), "site    shape\na.b         4\nc     16 x 16");
+        assert_eq!(
+            table.render(),
+            "site    shape\na.b         4\nc     16 x 16"
+        );
     }
 }

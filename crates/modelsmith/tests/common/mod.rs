@@ -33,10 +33,14 @@ impl Bench {
 
     /// A folder with another fixture as `model`.
     pub(crate) fn with_host(name: &str) -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let bench = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         let model = bench.path("model");
         fs::create_dir(&model).unwrap();
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../parity/hosts").join(name);
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../parity/hosts")
+            .join(name);
         for entry in fs::read_dir(fixtures).unwrap() {
             let source = entry.unwrap().path();
             let file = source.file_name().unwrap();
@@ -88,7 +92,10 @@ impl Bench {
     /// The program, to be run in the folder.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_modelsmith"));
-        command.current_dir(self.dir.path()).args(words).env("NO_COLOR", "1");
+        command
+            .current_dir(self.dir.path())
+            .args(words)
+            .env("NO_COLOR", "1");
         command
     }
 
@@ -114,8 +121,17 @@ impl Bench {
     pub(crate) fn tune(&self, name: &str, more: &[&str]) -> Value {
         self.text(12);
         let words = [
-            "tune", "--host", "model", "--data", "text.txt", "--steps", "3", "--name", name,
-            "--set", "method.rank=2",
+            "tune",
+            "--host",
+            "model",
+            "--data",
+            "text.txt",
+            "--steps",
+            "3",
+            "--name",
+            name,
+            "--set",
+            "method.rank=2",
         ];
         self.json(&[&words[..], more].concat())
     }
@@ -134,8 +150,10 @@ fn tokenizer() -> Value {
     let special = ["<pad>", "<s>", "</s>", "<unk>"];
     let words = (0..WORDS).map(|word| format!("w{word}"));
     let all = special.iter().map(|name| (*name).to_owned()).chain(words);
-    let vocabulary: serde_json::Map<String, Value> =
-        all.enumerate().map(|(id, word)| (word, id.into())).collect();
+    let vocabulary: serde_json::Map<String, Value> = all
+        .enumerate()
+        .map(|(id, word)| (word, id.into()))
+        .collect();
     let added: Vec<Value> = special
         .iter()
         .enumerate()

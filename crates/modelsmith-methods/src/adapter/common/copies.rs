@@ -14,9 +14,10 @@ use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall};
 use modelsmith_core::host::Host;
-use modelsmith_core::layers::{linear, lookup, normalise, oriented};
+use modelsmith_core::layers::{Linear, linear, lookup, oriented};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::sites::{Site, SiteId};
+use modelsmith_kernels::norm;
 use std::collections::BTreeMap;
 
 /// Trained copies of host weights, by rank; the names of the parameters are `vectors.0` and so on.
@@ -292,7 +293,17 @@ impl Hooks for Copies {
         }
         let gain = self.gain(site, layer.weight.val());
         let bias = self.bias(site, layer.bias.as_ref().map(Param::val));
-        normalise(x, gain, bias, layer.kind, layer.epsilon)
+        norm(x, gain, bias, layer.kind, layer.epsilon)
+    }
+
+    fn head_weight(&self, site: &Site, layer: &Linear, weight: Tensor<2>) -> Option<Tensor<2>> {
+        if self.at.get(&site.id).is_some_and(|at| at.bias.is_some()) {
+            return None;
+        }
+        match self.matrix(site.id, layer.weight.val()) {
+            Some(copy) => Some(oriented(copy, layer.fan_in_fan_out)),
+            None => Some(weight),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::Result;
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall};
 use modelsmith_core::host::Host;
+use modelsmith_core::layers::Linear;
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::roles::{Adapter, AdapterFiles};
 use modelsmith_core::sites::Site;
@@ -90,5 +91,9 @@ impl Hooks for Trained {
 
     fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
         self.copies.norm(call, x)
+    }
+
+    fn head_weight(&self, site: &Site, layer: &Linear, weight: Tensor<2>) -> Option<Tensor<2>> {
+        self.copies.head_weight(site, layer, weight)
     }
 }
