@@ -31,12 +31,21 @@ impl Filter {
         let holds = |wanted: &str| {
             let wanted = wanted.to_lowercase();
             let error = run.error.as_deref().unwrap_or_default();
-            [run.name.as_str(), &run.description, &run.method, &run.host, error]
-                .iter()
-                .any(|text| text.to_lowercase().contains(&wanted))
+            [
+                run.name.as_str(),
+                &run.description,
+                &run.method,
+                &run.host,
+                error,
+            ]
+            .iter()
+            .any(|text| text.to_lowercase().contains(&wanted))
         };
         self.state.is_none_or(|state| state == run.state)
-            && self.method.as_ref().is_none_or(|method| *method == run.method)
+            && self
+                .method
+                .as_ref()
+                .is_none_or(|method| *method == run.method)
             && self.search.as_deref().is_none_or(holds)
     }
 }
@@ -57,13 +66,21 @@ pub struct Listing {
 pub fn list(dir: &Path, filter: &Filter) -> Result<Listing> {
     let stamps = stamps(dir)?;
     if stamps.is_empty() && !dir.join(FILE).exists() {
-        return Ok(Listing { runs: Vec::new(), warning: None });
+        return Ok(Listing {
+            runs: Vec::new(),
+            warning: None,
+        });
     }
     let (mut runs, warning) = match store::with(dir, |db| db.refreshed(dir, &stamps)) {
         Ok(runs) => (runs, None),
         Err(error) => {
-            let read = stamps.keys().filter_map(|name| RunInfo::read(&dir.join(name)).ok());
-            (read.collect(), Some(format!("read without the index: {error}")))
+            let read = stamps
+                .keys()
+                .filter_map(|name| RunInfo::read(&dir.join(name)).ok());
+            (
+                read.collect(),
+                Some(format!("read without the index: {error}")),
+            )
         }
     };
     runs.retain(|run| filter.admits(run));
@@ -94,7 +111,11 @@ pub fn forget(run: &Path) -> Result<()> {
 /// The folder of runs that a run lies in, and its name there.
 fn place(run: &Path) -> (PathBuf, String) {
     let dir = run.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let name = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = run
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     (dir.unwrap_or(Path::new(".")).to_path_buf(), name)
 }
 
@@ -118,8 +139,14 @@ fn stamps(dir: &Path) -> Result<BTreeMap<String, String>> {
 /// Changes whenever a file that a row is made of, or the hold on the folder, does.
 fn stamp(run: &Path) -> String {
     let mut mark = String::from(if is_held(run) { "held" } else { "free" });
-    let files =
-        ["recipe.toml", "record.json", "summary.json", "data.json", "environment.json", "metrics.jsonl"];
+    let files = [
+        "recipe.toml",
+        "record.json",
+        "summary.json",
+        "data.json",
+        "environment.json",
+        "metrics.jsonl",
+    ];
     for name in files {
         let file = std::fs::metadata(run.join(name));
         let time = file.as_ref().ok().and_then(|file| file.modified().ok());

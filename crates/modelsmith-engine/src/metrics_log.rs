@@ -21,14 +21,19 @@ impl MetricsLine {
 
     /// All finite values, in the order they were written.
     pub fn values(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.values.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)))
+        self.values
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)))
     }
 }
 
 /// The metrics of a run folder. A torn last line, which a killed process leaves, is left out.
 pub fn read(run: &Path) -> Vec<MetricsLine> {
     let bytes = std::fs::read(run.join("metrics.jsonl")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect()
+    String::from_utf8_lossy(&bytes)
+        .lines()
+        .filter_map(parse)
+        .collect()
 }
 
 fn parse(line: &str) -> Option<MetricsLine> {

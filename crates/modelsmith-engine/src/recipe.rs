@@ -107,6 +107,11 @@ impl Recipe {
         if recipe.device.is_empty() {
             recipe.device = "flex".to_owned();
         }
+        // TOML's integers end there; a larger seed could be written to a run but not read back.
+        if recipe.seed > i64::MAX as u64 {
+            let problem = format!("is {}; must be at most {}", recipe.seed, i64::MAX);
+            return Err(Error::config("seed", problem));
+        }
         let paths = [&mut recipe.host.path, &mut recipe.data.path];
         for path in paths.into_iter().chain(&mut recipe.data.held_out_path) {
             if let Ok(rest) = path.strip_prefix("$MODELSMITH_DATA") {
@@ -293,6 +298,16 @@ mod tests {
         let again = Recipe::from_value(serde_json::to_value(value).unwrap(), &[]).unwrap();
         assert_eq!(recipe, again);
         assert_eq!(recipe.fingerprint(), again.fingerprint());
+    }
+
+    #[test]
+    fn a_seed_that_toml_cannot_hold_is_refused() {
+        let error = read(json!({"seed": u64::MAX}), &[]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("seed: is 18446744073709551615")
+        );
     }
 
     #[test]

@@ -14,8 +14,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// What is not checksummed: it changes after the run, or is only of use to the run itself.
-const LEFT_OUT: [&str; 6] =
-    ["lock", "record.json", "report.html", "checkpoints", "tensorboard", "quickstart.json"];
+const LEFT_OUT: [&str; 6] = [
+    "lock",
+    "record.json",
+    "report.html",
+    "checkpoints",
+    "tensorboard",
+    "quickstart.json",
+];
 
 /// The record of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -81,23 +87,36 @@ impl Record {
 
     /// Seconds over all attempts whose end is known.
     pub fn seconds(&self) -> Option<f64> {
-        self.attempts.iter().filter_map(|one| one.seconds).reduce(|a, b| a + b)
+        self.attempts
+            .iter()
+            .filter_map(|one| one.seconds)
+            .reduce(|a, b| a + b)
     }
 
     /// Files that are gone or have other bytes than were recorded.
     pub fn changed_files(&self, run: &Path) -> Vec<String> {
         let differs = |one: &&Artifact| {
-            checksum(&run.join(&one.path)).is_none_or(|(bytes, hash)| {
-                bytes != one.bytes || hash != one.blake3
-            })
+            checksum(&run.join(&one.path))
+                .is_none_or(|(bytes, hash)| bytes != one.bytes || hash != one.blake3)
         };
-        self.artifacts.iter().filter(differs).map(|one| one.path.clone()).collect()
+        self.artifacts
+            .iter()
+            .filter(differs)
+            .map(|one| one.path.clone())
+            .collect()
     }
 
     fn warn(&mut self, text: &str) {
-        match self.warnings.iter_mut().find(|warning| warning.text == text) {
+        match self
+            .warnings
+            .iter_mut()
+            .find(|warning| warning.text == text)
+        {
             Some(warning) => warning.count += 1,
-            None => self.warnings.push(Warning { text: text.to_owned(), count: 1 }),
+            None => self.warnings.push(Warning {
+                text: text.to_owned(),
+                count: 1,
+            }),
         }
     }
 }
@@ -178,7 +197,9 @@ impl<'a> Keeper<'a> {
 
     fn check(&mut self, what: &str, result: Result<()>) {
         if let Err(error) = result {
-            self.event(Event::Warning(format!("{what} of the run was not written: {error}")));
+            self.event(Event::Warning(format!(
+                "{what} of the run was not written: {error}"
+            )));
         }
     }
 }
@@ -193,7 +214,9 @@ impl Observer for Keeper<'_> {
 }
 
 fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }
 
 /// Size and hash of a file; `None` where it cannot be read.
@@ -223,7 +246,11 @@ fn collect(folder: &Path, prefix: &str, found: &mut Vec<Artifact>) {
             Ok(kind) if kind.is_dir() => collect(&entry.path(), &format!("{path}/"), found),
             Ok(kind) if kind.is_file() => {
                 if let Some((bytes, blake3)) = checksum(&entry.path()) {
-                    found.push(Artifact { path, bytes, blake3 });
+                    found.push(Artifact {
+                        path,
+                        bytes,
+                        blake3,
+                    });
                 }
             }
             _ => {}
@@ -241,7 +268,11 @@ mod tests {
         for text in ["a", "b", "a"] {
             record.warn(text);
         }
-        let counts: Vec<u64> = record.warnings.iter().map(|warning| warning.count).collect();
+        let counts: Vec<u64> = record
+            .warnings
+            .iter()
+            .map(|warning| warning.count)
+            .collect();
         assert_eq!(counts, [2, 1]);
     }
 
@@ -252,12 +283,22 @@ mod tests {
         std::fs::write(dir.path().join("adapter/a"), "one").unwrap();
         std::fs::write(dir.path().join("summary.json"), "{}").unwrap();
         std::fs::write(dir.path().join("lock"), "pid 1").unwrap();
-        let record = Record { artifacts: artifacts(dir.path()), ..Record::default() };
-        let paths: Vec<&str> = record.artifacts.iter().map(|one| one.path.as_str()).collect();
+        let record = Record {
+            artifacts: artifacts(dir.path()),
+            ..Record::default()
+        };
+        let paths: Vec<&str> = record
+            .artifacts
+            .iter()
+            .map(|one| one.path.as_str())
+            .collect();
         assert_eq!(paths, ["adapter/a", "summary.json"]);
         assert!(record.changed_files(dir.path()).is_empty());
         std::fs::write(dir.path().join("adapter/a"), "two").unwrap();
         std::fs::remove_file(dir.path().join("summary.json")).unwrap();
-        assert_eq!(record.changed_files(dir.path()), ["adapter/a", "summary.json"]);
+        assert_eq!(
+            record.changed_files(dir.path()),
+            ["adapter/a", "summary.json"]
+        );
     }
 }

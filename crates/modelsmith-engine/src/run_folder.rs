@@ -77,7 +77,10 @@ impl RunFolder {
     /// No recipe there, or another process holds the folder.
     pub(crate) fn hold(path: &Path) -> Result<Self> {
         if !path.join("recipe.toml").is_file() {
-            return Err(Error::Usage(format!("{} holds no run (no recipe.toml)", path.display())));
+            return Err(Error::Usage(format!(
+                "{} holds no run (no recipe.toml)",
+                path.display()
+            )));
         }
         Self::lock(path.to_path_buf())
     }

@@ -11,8 +11,8 @@
 //! ```
 
 use crate::metrics_log;
-use crate::record::Record;
 use crate::recipe::Recipe;
+use crate::record::Record;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::read_json;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,12 @@ pub enum State {
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 4] = [Self::Running, Self::Finished, Self::Interrupted, Self::Failed];
+    pub const ALL: [Self; 4] = [
+        Self::Running,
+        Self::Finished,
+        Self::Interrupted,
+        Self::Failed,
+    ];
 
     /// The word for it.
     pub fn as_str(self) -> &'static str {
@@ -53,10 +58,13 @@ impl std::str::FromStr for State {
     type Err = Error;
 
     fn from_str(word: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == word).ok_or_else(|| {
-            let known = Self::ALL.map(Self::as_str).join(", ");
-            Error::Usage(format!("unknown state `{word}`; known: {known}"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str() == word)
+            .ok_or_else(|| {
+                let known = Self::ALL.map(Self::as_str).join(", ");
+                Error::Usage(format!("unknown state `{word}`; known: {known}"))
+            })
     }
 }
 
@@ -111,7 +119,10 @@ impl RunInfo {
     /// As [`RunInfo::read`], for a caller that knows whether a process is at work in the folder.
     pub(crate) fn read_as(path: &Path, held: bool) -> Result<Self> {
         if !path.join("recipe.toml").is_file() {
-            return Err(Error::Usage(format!("{} holds no run (no recipe.toml)", path.display())));
+            return Err(Error::Usage(format!(
+                "{} holds no run (no recipe.toml)",
+                path.display()
+            )));
         }
         let (recipe, broken) = match Recipe::read(&path.join("recipe.toml"), &[]) {
             Ok(recipe) => (Some(recipe), None),
@@ -119,7 +130,11 @@ impl RunInfo {
         };
         let record = Record::read(path);
         let mut info = Self {
-            name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            name: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             path: path.to_path_buf(),
             description: String::new(),
             method: String::new(),
@@ -133,16 +148,29 @@ impl RunInfo {
             started: record.attempts.first().map(|first| first.started),
             finished: record.attempts.last().and_then(|last| last.ended),
             seconds: record.seconds(),
-            peak_memory: record.attempts.iter().filter_map(|one| one.peak_memory).max(),
+            peak_memory: record
+                .attempts
+                .iter()
+                .filter_map(|one| one.peak_memory)
+                .max(),
             data_hash: json(path, "data.json")["hash"].as_str().map(str::to_owned),
-            error: record.attempts.last().and_then(|last| last.error.clone()).or(broken),
+            error: record
+                .attempts
+                .last()
+                .and_then(|last| last.error.clone())
+                .or(broken),
         };
         if let Some(recipe) = recipe {
             info.recipe = recipe.fingerprint();
             info.seed = recipe.seed;
             info.method = recipe.method.name;
             info.description = recipe.description;
-            info.host = recipe.host.fresh.unwrap_or(recipe.host.path).display().to_string();
+            info.host = recipe
+                .host
+                .fresh
+                .unwrap_or(recipe.host.path)
+                .display()
+                .to_string();
         }
         info.add_figures();
         Ok(info)

@@ -49,7 +49,10 @@ pub fn find(dir: &Path, run: &str) -> Result<PathBuf> {
     }
     let known = index::list(dir, &index::Filter::default())?.runs;
     let hint = suggest(run, known.iter().map(|run| run.name.as_str()));
-    Err(Error::Usage(format!("no run `{run}` in {}; {hint}", dir.display())))
+    Err(Error::Usage(format!(
+        "no run `{run}` in {}; {hint}",
+        dir.display()
+    )))
 }
 
 /// Everything on record about a run.

@@ -32,7 +32,9 @@ pub fn measure(host: &dyn Host, adapter: &dyn Adapter) -> Result<Vec<SiteChange>
         let Some(old) = host.weight(&name) else {
             continue;
         };
-        let module = name.rsplit_once('.').map_or(name.as_str(), |(module, _)| module);
+        let module = name
+            .rsplit_once('.')
+            .map_or(name.as_str(), |(module, _)| module);
         let sums = squares.entry(module.to_owned()).or_insert_with(|| {
             order.push(module.to_owned());
             (0.0, 0.0)
@@ -44,7 +46,11 @@ pub fn measure(host: &dyn Host, adapter: &dyn Adapter) -> Result<Vec<SiteChange>
     }
     let found = order.into_iter().map(|path| {
         let (change, base) = squares[&path];
-        SiteChange { path, change: change.sqrt(), base: base.sqrt() }
+        SiteChange {
+            path,
+            change: change.sqrt(),
+            base: base.sqrt(),
+        }
     });
     Ok(found.collect())
 }

@@ -344,7 +344,9 @@ fn record_sites(
     let written = site_change::measure(host, trained)
         .and_then(|sites| atomic_json(folder.path().join("sites.json"), &sites));
     if let Err(error) = written {
-        observer.event(Event::Warning(format!("no picture of where weights changed: {error}")));
+        observer.event(Event::Warning(format!(
+            "no picture of where weights changed: {error}"
+        )));
     }
 }
 

@@ -40,7 +40,10 @@ fn the_document_is_made_of_what_was_recorded() {
     assert_eq!(paths.len(), CLAIMS);
     let reports: Vec<ClaimReport> = paths.iter().map(|path| read_json(path).unwrap()).collect();
     assert!(reports.iter().all(|report| report.tier == Tier::Full));
-    assert_eq!(document(&reports), fs::read_to_string(docs.join("CLAIMS.md")).unwrap());
+    assert_eq!(
+        document(&reports),
+        fs::read_to_string(docs.join("CLAIMS.md")).unwrap()
+    );
 }
 
 /// A claim about the tiny world's questions, with `$WORLD` and `$TAIL` filled in.
@@ -131,11 +134,16 @@ fn a_claim_is_run_judged_and_written_down() {
     assert!(said.iter().all(|line| line.contains("8 steps")), "{said:?}");
     assert_eq!(report.verdict, Verdict::Supported, "{report:#?}");
     let experiment = &report.experiments[0];
-    assert_eq!((experiment.seeds.as_slice(), experiment.steps), ([1, 2].as_slice(), 8));
+    assert_eq!(
+        (experiment.seeds.as_slice(), experiment.steps),
+        ([1, 2].as_slice(), 8)
+    );
     let found = &experiment.comparisons[0];
     assert!(found.low <= found.difference && found.difference <= found.high && found.high < 0.0);
     assert_eq!((found.each.len(), found.items), (2, 15));
-    let [lora, slow] = experiment.arms.as_slice() else { panic!("{experiment:?}") };
+    let [lora, slow] = experiment.arms.as_slice() else {
+        panic!("{experiment:?}")
+    };
     assert_eq!(lora.trained_parameters, slow.trained_parameters);
     assert!([1e-2, 2e-2].contains(&lora.learning_rate) && lora.tried.len() == 2);
     let difference = lora.figures[0].mean - slow.figures[0].mean;
@@ -145,7 +153,13 @@ fn a_claim_is_run_judged_and_written_down() {
     let written: ClaimReport = read_json(options.output.join("99-tiny/full/claim.json")).unwrap();
     assert_eq!(written.verdict, report.verdict);
     let text = fs::read_to_string(options.docs.join("CLAIMS.md")).unwrap();
-    for part in ["99 Tiny", "**supported**", "lora: 1.0", "lora − slow on held (loss)", &report.date] {
+    for part in [
+        "99 Tiny",
+        "**supported**",
+        "lora: 1.0",
+        "lora − slow on held (loss)",
+        &report.date,
+    ] {
         assert!(text.contains(part), "{part}\n{text}");
     }
     assert!(options.docs.join("claims/99-tiny.json").is_file());
@@ -166,7 +180,10 @@ fn a_reproduction_goes_on_where_it_was_and_repeats_to_the_bit() {
         }
     }
     let (second, said) = run(&options);
-    let kept = said.iter().filter(|line| line.contains("finished before")).count();
+    let kept = said
+        .iter()
+        .filter(|line| line.contains("finished before"))
+        .count();
     assert_eq!((said.len(), kept), (9, 7), "{said:?}");
     let compared = |report: &ClaimReport| report.experiments[0].comparisons.clone();
     assert_eq!(compared(&first), compared(&second));
@@ -189,21 +206,81 @@ fn absent_data_is_skipped_and_not_judged() {
 fn unfair_and_malformed_claims_are_refused() {
     let cases = [
         ("card = 99", "card = 0", "card: is 0"),
-        ("title = \"Tiny\"", "titel = \"Tiny\"", "titel: unknown key; did you mean title"),
-        ("id = \"slow\"", "id = \"lora\"", "experiment[0].arms: id `lora` is there twice"),
-        ("baseline = \"slow\"", "baseline = \"slwo\"", "expect[0].baseline: unknown `slwo`; did you mean slow"),
-        ("baseline = \"slow\"", "baseline = \"lora\"", "expect[0].baseline: is the arm itself"),
-        ("test = \"held\"", "test = \"other\"", "expect[0].test: unknown `other`"),
-        ("[1e-6, 2e-6]", "[1e-6]", "arms[1].learning_rates: has 1 values, the first arm has 2"),
-        ("[1e-6, 2e-6]", "[1e-6, -1.0]", "arms[1].learning_rates: holds -1"),
-        ("seeds = 2\nitems", "seeds = 0\nitems", "tiers.smoke.seeds: is 0"),
-        ("direction = \"lower\"", "direction = \"as_good\"", "expect[0].margin: is 0"),
-        ("direction = \"lower\"", "direction = \"as_good\"\nmargin = 0.1", "expect[0].reason: is empty"),
-        ("direction = \"lower\"", "direction = \"lower\"\nmargin = 0.1", "expect[0].margin: counts for"),
-        ("max_steps = 6", "max_steps = 6, learning_rate = 1.0", "train.learning_rate: is set by arms"),
-        ("max_steps = 6", "max_stepz = 6", "train.max_stepz: unknown key; did you mean max_steps"),
-        ("{ name = \"lora\", rank = 2 }", "{ name = \"loar\" }", "unknown method `loar`; did you mean lora"),
-        ("data = { path = \"$WORLD/model/questions-held", "data = { paht = \"", "data.paht: unknown key"),
+        (
+            "title = \"Tiny\"",
+            "titel = \"Tiny\"",
+            "titel: unknown key; did you mean title",
+        ),
+        (
+            "id = \"slow\"",
+            "id = \"lora\"",
+            "experiment[0].arms: id `lora` is there twice",
+        ),
+        (
+            "baseline = \"slow\"",
+            "baseline = \"slwo\"",
+            "expect[0].baseline: unknown `slwo`; did you mean slow",
+        ),
+        (
+            "baseline = \"slow\"",
+            "baseline = \"lora\"",
+            "expect[0].baseline: is the arm itself",
+        ),
+        (
+            "test = \"held\"",
+            "test = \"other\"",
+            "expect[0].test: unknown `other`",
+        ),
+        (
+            "[1e-6, 2e-6]",
+            "[1e-6]",
+            "arms[1].learning_rates: has 1 values, the first arm has 2",
+        ),
+        (
+            "[1e-6, 2e-6]",
+            "[1e-6, -1.0]",
+            "arms[1].learning_rates: holds -1",
+        ),
+        (
+            "seeds = 2\nitems",
+            "seeds = 0\nitems",
+            "tiers.smoke.seeds: is 0",
+        ),
+        (
+            "direction = \"lower\"",
+            "direction = \"as_good\"",
+            "expect[0].margin: is 0",
+        ),
+        (
+            "direction = \"lower\"",
+            "direction = \"as_good\"\nmargin = 0.1",
+            "expect[0].reason: is empty",
+        ),
+        (
+            "direction = \"lower\"",
+            "direction = \"lower\"\nmargin = 0.1",
+            "expect[0].margin: counts for",
+        ),
+        (
+            "max_steps = 6",
+            "max_steps = 6, learning_rate = 1.0",
+            "train.learning_rate: is set by arms",
+        ),
+        (
+            "max_steps = 6",
+            "max_stepz = 6",
+            "train.max_stepz: unknown key; did you mean max_steps",
+        ),
+        (
+            "{ name = \"lora\", rank = 2 }",
+            "{ name = \"loar\" }",
+            "unknown method `loar`; did you mean lora",
+        ),
+        (
+            "data = { path = \"$WORLD/model/questions-held",
+            "data = { paht = \"",
+            "data.paht: unknown key",
+        ),
     ];
     let good = TINY.to_owned();
     Claim::parse(&good, "99-tiny").unwrap();

@@ -15,15 +15,29 @@ fn list(bench: &Bench, more: &[&str]) -> Vec<Value> {
 }
 
 fn names(runs: &[Value]) -> Vec<&str> {
-    let mut names: Vec<&str> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
+    let mut names: Vec<&str> = runs
+        .iter()
+        .map(|run| run["name"].as_str().unwrap())
+        .collect();
     names.sort_unstable();
     names
 }
 
 fn tune_words<'a>(name: &'a str, steps: &'a str) -> Vec<&'a str> {
     vec![
-        "tune", "--host", "model", "--data", "text.txt", "--steps", steps, "--name", name, "--set",
-        "method.rank=2", "--set", "train.save_every=1",
+        "tune",
+        "--host",
+        "model",
+        "--data",
+        "text.txt",
+        "--steps",
+        steps,
+        "--name",
+        name,
+        "--set",
+        "method.rank=2",
+        "--set",
+        "train.save_every=1",
     ]
 }
 
@@ -34,7 +48,11 @@ fn a_deleted_or_damaged_index_changes_no_list() {
     bench.tune("b", &["--set", "seed=3"]);
     let before = list(&bench, &[]);
     assert_eq!(names(&before), ["a", "b"]);
-    assert!(before.iter().all(|run| run["state"] == "finished" && run["steps"] == 3));
+    assert!(
+        before
+            .iter()
+            .all(|run| run["state"] == "finished" && run["steps"] == 3)
+    );
     assert!(bench.path("runs/index.sqlite").is_file());
     std::fs::remove_file(bench.path("runs/index.sqlite")).unwrap();
     assert_eq!(list(&bench, &[]), before);
@@ -50,7 +68,11 @@ fn two_processes_at_once_are_both_indexed() {
     bench.text(12);
     let spawn = |name| {
         let mut command = bench.command(&tune_words(name, "20"));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     };
     let children = ["a", "b"].map(spawn);
     for mut child in children {
@@ -58,7 +80,10 @@ fn two_processes_at_once_are_both_indexed() {
     }
     let runs = list(&bench, &[]);
     assert_eq!(names(&runs), ["a", "b"]);
-    assert!(runs.iter().all(|run| run["state"] == "finished"), "{runs:?}");
+    assert!(
+        runs.iter().all(|run| run["state"] == "finished"),
+        "{runs:?}"
+    );
 }
 
 #[test]
@@ -66,11 +91,18 @@ fn a_killed_run_shows_as_interrupted_and_is_resumed() {
     let bench = Bench::new();
     bench.text(12);
     let mut command = bench.command(&tune_words("a", "400"));
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let began = Instant::now();
     let checkpoints = bench.path("runs/a/checkpoints");
     while std::fs::read_dir(&checkpoints).map_or(0, Iterator::count) < 2 {
-        assert!(began.elapsed() < Duration::from_secs(60), "no checkpoint was written");
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "no checkpoint was written"
+        );
         sleep(Duration::from_millis(5));
     }
     let running = list(&bench, &["--state", "running"]);
@@ -86,7 +118,10 @@ fn a_killed_run_shows_as_interrupted_and_is_resumed() {
     assert!(page.contains("badge interrupted") && page.contains("killed"));
     assert_eq!(bench.json(&["runs", "resume", "a"])["steps"], 400);
     let whole = &list(&bench, &[])[0];
-    assert_eq!((&whole["state"], &whole["steps"]), (&"finished".into(), &400.into()));
+    assert_eq!(
+        (&whole["state"], &whole["steps"]),
+        (&"finished".into(), &400.into())
+    );
     let record = &bench.json(&["runs", "show", "a"])["record"];
     assert_eq!(record["attempts"].as_array().unwrap().len(), 2);
     assert_eq!(record["attempts"][0]["outcome"], Value::Null);
@@ -96,7 +131,11 @@ fn a_killed_run_shows_as_interrupted_and_is_resumed() {
 fn a_failed_run_says_why() {
     let bench = Bench::new();
     bench.text(12);
-    let words = [tune_words("a", "20"), vec!["--set", "train.learning_rate=1e38"]].concat();
+    let words = [
+        tune_words("a", "20"),
+        vec!["--set", "train.learning_rate=1e38"],
+    ]
+    .concat();
     let ran = bench.run(&words);
     assert_ne!(ran.code, 0);
     let runs = list(&bench, &["--state", "failed"]);
@@ -111,8 +150,16 @@ fn a_finished_run_has_a_record_and_a_report() {
     bench.tune("a", &[]);
     let shown = bench.json(&["runs", "show", "a"]);
     let artifacts = shown["record"]["artifacts"].as_array().unwrap();
-    let paths: Vec<&str> = artifacts.iter().map(|one| one["path"].as_str().unwrap()).collect();
-    for path in ["adapter/adapter_model.safetensors", "recipe.toml", "sites.json", "summary.json"] {
+    let paths: Vec<&str> = artifacts
+        .iter()
+        .map(|one| one["path"].as_str().unwrap())
+        .collect();
+    for path in [
+        "adapter/adapter_model.safetensors",
+        "recipe.toml",
+        "sites.json",
+        "summary.json",
+    ] {
         assert!(paths.contains(&path), "{paths:?}");
     }
     assert_eq!(shown["changed_files"].as_array().unwrap().len(), 0);
@@ -120,7 +167,10 @@ fn a_finished_run_has_a_record_and_a_report() {
     assert!(page.contains("q_proj") && page.contains("badge finished"));
     bench.write("runs/a/adapter/adapter_config.json", "{}");
     let text = bench.run(&["runs", "show", "a"]).stdout;
-    assert!(text.contains("changed since: adapter/adapter_config.json"), "{text}");
+    assert!(
+        text.contains("changed since: adapter/adapter_config.json"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -61,11 +61,19 @@ impl Bench<'_> {
                 Err(Error::Numeric(_)) => None,
                 Err(other) => return Err(other),
             };
-            tried.push(Tried { learning_rate, loss });
+            tried.push(Tried {
+                learning_rate,
+                loss,
+            });
         }
-        let found = tried.iter().filter_map(|one| Some((one.loss?, one.learning_rate)));
+        let found = tried
+            .iter()
+            .filter_map(|one| Some((one.loss?, one.learning_rate)));
         let best = found.min_by(|a, b| a.0.total_cmp(&b.0)).ok_or_else(|| {
-            Error::Numeric(format!("{}: training diverged at every learning rate of the grid", arm.id))
+            Error::Numeric(format!(
+                "{}: training diverged at every learning rate of the grid",
+                arm.id
+            ))
         })?;
         Ok((best.1, tried))
     }
@@ -77,7 +85,10 @@ impl Bench<'_> {
         recipe.output.dir = self.runs.clone();
         recipe.output.name = format!("{}-{}-{}", self.experiment.id, arm.id, &key[..12]);
         let folder = self.runs.join(&recipe.output.name);
-        let label = format!("{}: {} at {learning_rate}, seed {seed}", self.experiment.id, arm.id);
+        let label = format!(
+            "{}: {} at {learning_rate}, seed {seed}",
+            self.experiment.id, arm.id
+        );
         if folder.join("summary.json").is_file() {
             (self.say)(&format!("{label}: finished before"));
         } else {
@@ -88,11 +99,20 @@ impl Bench<'_> {
             } else {
                 tune::run(recipe.clone(), self.stop, &mut Silent)?
             };
-            let loss = summary.loss_after.map_or(String::new(), |loss| format!(", development loss {loss:.4}"));
-            (self.say)(&format!("{label}: {} steps in {:.0} s{loss}", summary.steps, summary.seconds));
+            let loss = summary.loss_after.map_or(String::new(), |loss| {
+                format!(", development loss {loss:.4}")
+            });
+            (self.say)(&format!(
+                "{label}: {} steps in {:.0} s{loss}",
+                summary.steps, summary.seconds
+            ));
         }
         let summary = read_json(folder.join("summary.json"))?;
-        Ok(Run { folder, recipe, summary })
+        Ok(Run {
+            folder,
+            recipe,
+            summary,
+        })
     }
 
     /// Scores of a finished run on a test; kept beside the run.
@@ -101,7 +121,10 @@ impl Bench<'_> {
         if path.is_file() {
             return read_json(path);
         }
-        let adapter = AdapterRef { path: run.folder.join("adapter"), weight: 1.0 };
+        let adapter = AdapterRef {
+            path: run.folder.join("adapter"),
+            weight: 1.0,
+        };
         let record: Value = read_json(run.folder.join("data.json"))?;
         let scores = self.score(&run.recipe, vec![adapter], data, &record["classes"])?;
         atomic_json(path, &scores)?;

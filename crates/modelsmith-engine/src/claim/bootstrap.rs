@@ -63,10 +63,16 @@ fn check(differences: &[Vec<f64>]) -> Result<()> {
         return refuse("there is no item".into());
     }
     if let Some(other) = differences.iter().find(|seed| seed.len() != first.len()) {
-        return refuse(format!("one seed has {} items, another {}", first.len(), other.len()));
+        return refuse(format!(
+            "one seed has {} items, another {}",
+            first.len(),
+            other.len()
+        ));
     }
     if differences.iter().flatten().any(|value| !value.is_finite()) {
-        return Err(Error::Numeric("bootstrap: a difference is not finite".into()));
+        return Err(Error::Numeric(
+            "bootstrap: a difference is not finite".into(),
+        ));
     }
     Ok(())
 }
@@ -93,7 +99,11 @@ fn draw(differences: &[Vec<f64>], stream: &mut Stream) -> f64 {
 fn weighted(differences: &[Vec<f64>], weights: &[f64]) -> Vec<f64> {
     let total: f64 = weights.iter().sum();
     let mean = |seed: &Vec<f64>| {
-        let sum: f64 = seed.iter().zip(weights).map(|(value, weight)| value * weight).sum();
+        let sum: f64 = seed
+            .iter()
+            .zip(weights)
+            .map(|(value, weight)| value * weight)
+            .sum();
         sum / total
     };
     differences.iter().map(mean).collect()
@@ -121,14 +131,28 @@ mod tests {
     #[test]
     fn equal_differences_leave_no_doubt() {
         let found = interval(&[vec![0.5; 10], vec![0.5; 10]], "k").unwrap();
-        assert_eq!(found, Interval { difference: 0.5, low: 0.5, high: 0.5 });
+        assert_eq!(
+            found,
+            Interval {
+                difference: 0.5,
+                low: 0.5,
+                high: 0.5
+            }
+        );
     }
 
     #[test]
     fn two_items_fall_as_by_hand() {
         // One seed, items 0 and 1: the mean of two draws is 0 (1/4), 1/2 (1/2) or 1 (1/4).
         let found = interval(&[vec![0.0, 1.0]], "k").unwrap();
-        assert_eq!(found, Interval { difference: 0.5, low: 0.0, high: 1.0 });
+        assert_eq!(
+            found,
+            Interval {
+                difference: 0.5,
+                low: 0.0,
+                high: 1.0
+            }
+        );
     }
 
     #[test]
@@ -144,22 +168,38 @@ mod tests {
     #[test]
     fn many_items_agree_with_the_normal_interval() {
         // 400 items of ±1, half each: standard error 1/20, so ±1.96/20.
-        let items: Vec<f64> = (0..400).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
+        let items: Vec<f64> = (0..400)
+            .map(|i| if i % 2 == 0 { 1.0 } else { -1.0 })
+            .collect();
         let found = interval(&[items.clone(), items], "k").unwrap();
         // The quantile of 2,000 draws has a standard error of 0.003 itself.
-        assert!((found.high - 0.098).abs() < 0.01 && (found.low + 0.098).abs() < 0.01, "{found:?}");
+        assert!(
+            (found.high - 0.098).abs() < 0.01 && (found.low + 0.098).abs() < 0.01,
+            "{found:?}"
+        );
     }
 
     #[test]
     fn the_same_key_gives_the_same_interval() {
         let values = vec![(0..50).map(|i| f64::from(i % 7)).collect::<Vec<f64>>(); 3];
-        assert_eq!(interval(&values, "a").unwrap(), interval(&values, "a").unwrap());
-        assert_ne!(interval(&values, "a").unwrap(), interval(&values, "b").unwrap());
+        assert_eq!(
+            interval(&values, "a").unwrap(),
+            interval(&values, "a").unwrap()
+        );
+        assert_ne!(
+            interval(&values, "a").unwrap(),
+            interval(&values, "b").unwrap()
+        );
     }
 
     #[test]
     fn ragged_and_empty_scores_are_refused() {
-        for bad in [vec![], vec![vec![]], vec![vec![1.0], vec![1.0, 2.0]], vec![vec![f64::NAN]]] {
+        for bad in [
+            vec![],
+            vec![vec![]],
+            vec![vec![1.0], vec![1.0, 2.0]],
+            vec![vec![f64::NAN]],
+        ] {
             assert!(interval(&bad, "k").is_err(), "{bad:?}");
         }
     }
@@ -176,7 +216,9 @@ mod tests {
                     let own = stream.normal(1, 0.0, of_seed)[0];
                     let noise = stream.normal(items, 0.0, of_both);
                     let pairs = by_item.iter().zip(noise);
-                    pairs.map(|(item, noise)| f64::from(own + item + noise)).collect()
+                    pairs
+                        .map(|(item, noise)| f64::from(own + item + noise))
+                        .collect()
                 })
                 .collect();
             let found = interval(&values, &world.to_string()).unwrap();
@@ -191,7 +233,10 @@ mod tests {
         let items_only = coverage(3, 60, 0.0, 1.0, 0.5);
         assert!((0.90..=0.99).contains(&items_only), "items: {items_only}");
         let many_seeds = coverage(20, 40, 0.5, 1.0, 0.5);
-        assert!((0.90..=0.99).contains(&many_seeds), "20 seeds: {many_seeds}");
+        assert!(
+            (0.90..=0.99).contains(&many_seeds),
+            "20 seeds: {many_seeds}"
+        );
         // Three seeds that differ as much as the items let the mean differ: narrower than said.
         let few_seeds = coverage(3, 60, 0.13, 1.0, 0.5);
         assert!((0.85..=0.99).contains(&few_seeds), "3 seeds: {few_seeds}");

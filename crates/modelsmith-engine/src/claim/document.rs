@@ -34,11 +34,22 @@ pub fn document(reports: &[ClaimReport]) -> String {
 }
 
 fn row(report: &ClaimReport) -> String {
-    let ran = || report.experiments.iter().filter(|one| one.skipped.is_none());
-    let paper: Vec<String> = report.paper.iter().map(|one| format!("{}: {}", one.arm, one.figure)).collect();
+    let ran = || {
+        report
+            .experiments
+            .iter()
+            .filter(|one| one.skipped.is_none())
+    };
+    let paper: Vec<String> = report
+        .paper
+        .iter()
+        .map(|one| format!("{}: {}", one.arm, one.figure))
+        .collect();
     let ours = ran().map(|one| format!("{}: {}", one.id, scores(one)));
     let differences = ran().flat_map(|one| {
-        one.comparisons.iter().map(move |found| format!("{}: {}", one.id, difference(found)))
+        one.comparisons
+            .iter()
+            .map(move |found| format!("{}: {}", one.id, difference(found)))
     });
     let run = format!(
         "{} tier, {} seeds, {}, {}, data {}",
@@ -62,10 +73,17 @@ fn row(report: &ClaimReport) -> String {
 }
 
 fn skipped(report: &ClaimReport) -> String {
-    let count = report.experiments.iter().filter(|one| one.skipped.is_some()).count();
+    let count = report
+        .experiments
+        .iter()
+        .filter(|one| one.skipped.is_some())
+        .count();
     match count {
         0 => String::new(),
-        count => format!(" ({count} of {} experiments skipped: no data)", report.experiments.len()),
+        count => format!(
+            " ({count} of {} experiments skipped: no data)",
+            report.experiments.len()
+        ),
     }
 }
 
@@ -84,8 +102,14 @@ fn scores(experiment: &ExperimentReport) -> String {
 /// A score as a person reads it: exact answers in percent.
 fn amount(figure: &Figure) -> String {
     let (scale, unit) = scale(figure.metric);
-    let spread = figure.deviation.map_or(String::new(), |value| format!(" ± {:.1$}", value * scale, places(figure.metric)));
-    format!("{:.1$}{spread}{unit}", figure.mean * scale, places(figure.metric))
+    let spread = figure.deviation.map_or(String::new(), |value| {
+        format!(" ± {:.1$}", value * scale, places(figure.metric))
+    });
+    format!(
+        "{:.1$}{spread}{unit}",
+        figure.mean * scale,
+        places(figure.metric)
+    )
 }
 
 fn scale(metric: Metric) -> (f64, &'static str) {
@@ -119,8 +143,16 @@ fn difference(found: &Comparison) -> String {
 }
 
 fn machine(hardware: &Hardware) -> String {
-    let Hardware { cores, architecture, processor, load, .. } = hardware;
-    let processor = processor.as_ref().map_or(String::new(), |name| format!(" ({name})"));
+    let Hardware {
+        cores,
+        architecture,
+        processor,
+        load,
+        ..
+    } = hardware;
+    let processor = processor
+        .as_ref()
+        .map_or(String::new(), |name| format!(" ({name})"));
     let load = load.map_or(String::new(), |load| format!(", load {load:.1}"));
     format!("{cores} cores {architecture}{processor}{load}")
 }
@@ -150,7 +182,11 @@ fn section(text: &mut String, report: &ClaimReport) {
         }
     }
     for experiment in &report.experiments {
-        let _ = writeln!(text, "\n### {}\n\n{}\n", experiment.id, experiment.description);
+        let _ = writeln!(
+            text,
+            "\n### {}\n\n{}\n",
+            experiment.id, experiment.description
+        );
         match &experiment.skipped {
             Some(reason) => {
                 let _ = writeln!(text, "Skipped: {reason}.");
@@ -165,8 +201,17 @@ fn section(text: &mut String, report: &ClaimReport) {
 
 fn tables(text: &mut String, experiment: &ExperimentReport) {
     let seeds = experiment.seeds.len();
-    let _ = writeln!(text, "{} steps a run, {seeds} seeds; host `{}`.\n", experiment.steps, short(&experiment.host_hash));
-    let heads: Vec<&Figure> = experiment.arms.first().map(|arm| arm.figures.iter().collect()).unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "{} steps a run, {seeds} seeds; host `{}`.\n",
+        experiment.steps,
+        short(&experiment.host_hash)
+    );
+    let heads: Vec<&Figure> = experiment
+        .arms
+        .first()
+        .map(|arm| arm.figures.iter().collect())
+        .unwrap_or_default();
     text.push_str("| arm | trained | rate |");
     for head in &heads {
         let _ = write!(text, " {} ({}) |", head.test, head.metric.name());
@@ -181,18 +226,33 @@ fn tables(text: &mut String, experiment: &ExperimentReport) {
     for arm in &experiment.arms {
         let _ = writeln!(text, "{}", arm_row(arm));
     }
-    text.push_str("\n| difference | expected | interval | items | verdict |\n|---|---|---|--:|---|\n");
+    text.push_str(
+        "\n| difference | expected | interval | items | verdict |\n|---|---|---|--:|---|\n",
+    );
     for found in &experiment.comparisons {
         let _ = writeln!(text, "{}", comparison_row(found));
     }
-    for found in experiment.comparisons.iter().filter(|found| !found.reason.trim().is_empty()) {
-        let _ = writeln!(text, "\n*{} against {} on {}:* {}", found.arm, found.baseline, found.test, found.reason.trim());
+    for found in experiment
+        .comparisons
+        .iter()
+        .filter(|found| !found.reason.trim().is_empty())
+    {
+        let _ = writeln!(
+            text,
+            "\n*{} against {} on {}:* {}",
+            found.arm,
+            found.baseline,
+            found.test,
+            found.reason.trim()
+        );
     }
 }
 
 fn arm_row(arm: &ArmReport) -> String {
     let figures: Vec<String> = arm.figures.iter().map(amount).collect();
-    let memory = arm.peak_memory.map_or(String::new(), |bytes| format!("{:.0} MB", bytes as f64 / 1e6));
+    let memory = arm.peak_memory.map_or(String::new(), |bytes| {
+        format!("{:.0} MB", bytes as f64 / 1e6)
+    });
     format!(
         "| {} | {} | {} | {} | {:.1} | {memory} |",
         arm.id,
@@ -217,7 +277,10 @@ fn comparison_row(found: &Comparison) -> String {
     };
     let text = difference(found);
     let (what, interval) = text.rsplit_once(": ").unwrap_or((&text, ""));
-    format!("| {what} | {expected} | {interval} | {} | {words} |", found.items)
+    format!(
+        "| {what} | {expected} | {interval} | {} | {words} |",
+        found.items
+    )
 }
 
 fn short(hash: &str) -> &str {

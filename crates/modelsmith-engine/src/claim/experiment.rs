@@ -4,10 +4,10 @@ use super::arms::{Bench, Run};
 use super::bootstrap::{self, deviation, mean};
 use super::file::{Arm, Expectation, Metric, Test};
 use super::fragment;
-use super::{house_data, prepare};
 use super::items::Scores;
 use super::report::{ArmReport, Comparison, ExperimentReport, Figure};
 use super::verdict::verdict;
+use super::{house_data, prepare};
 use crate::adapter_folder;
 use crate::recipe::data_folder;
 use modelsmith_core::error::{Error, Result};
@@ -55,13 +55,22 @@ pub(super) fn run(bench: &mut Bench, seeds: u64, claim: &str) -> Result<Experime
     }
     for (test, _) in &tests {
         let scores = &arms[0].scores[&test.id][0];
-        report.data.insert(test.id.clone(), scores.data_hash.clone());
+        report
+            .data
+            .insert(test.id.clone(), scores.data_hash.clone());
     }
     let first: Value = modelsmith_core::files::read_json(arms[0].report.runs[0].join("data.json"))?;
-    report.data.insert("train".into(), first["hash"].as_str().unwrap_or_default().to_owned());
+    report.data.insert(
+        "train".into(),
+        first["hash"].as_str().unwrap_or_default().to_owned(),
+    );
     report.steps = steps(&arms[0])?;
     for expectation in &experiment.expect {
-        report.comparisons.push(compare(expectation, &arms, &format!("{claim}/{}", report.id))?);
+        report.comparisons.push(compare(
+            expectation,
+            &arms,
+            &format!("{claim}/{}", report.id),
+        )?);
     }
     report.arms = arms.into_iter().map(|arm| arm.report).collect();
     Ok(report)
@@ -70,11 +79,16 @@ pub(super) fn run(bench: &mut Bench, seeds: u64, claim: &str) -> Result<Experime
 /// The first path of public data that is not here.
 fn missing(value: &Value) -> Option<String> {
     let here = |path: &str| {
-        let rest = path.trim_start_matches("$MODELSMITH_DATA").trim_start_matches('/');
+        let rest = path
+            .trim_start_matches("$MODELSMITH_DATA")
+            .trim_start_matches('/');
         data_folder().is_ok_and(|folder| folder.join(rest).exists())
     };
     let paths = fragment::public_paths(value);
-    paths.into_iter().find(|path| !here(path)).map(str::to_owned)
+    paths
+        .into_iter()
+        .find(|path| !here(path))
+        .map(str::to_owned)
 }
 
 /// Every test with its data, paths filled in and cut to the tier's number of items.
@@ -93,7 +107,12 @@ fn tests<'a>(bench: &Bench<'a>) -> Result<Vec<(&'a Test, Value)>> {
     Ok(tests)
 }
 
-fn finish(bench: &mut Bench, arm: &Arm, seeds: &[u64], tests: &[(&Test, Value)]) -> Result<Finished> {
+fn finish(
+    bench: &mut Bench,
+    arm: &Arm,
+    seeds: &[u64],
+    tests: &[(&Test, Value)],
+) -> Result<Finished> {
     let (learning_rate, tried) = bench.choose(arm)?;
     let mut runs = Vec::new();
     for seed in seeds {
@@ -104,8 +123,16 @@ fn finish(bench: &mut Bench, arm: &Arm, seeds: &[u64], tests: &[(&Test, Value)])
         let of_test = runs.iter().map(|run| bench.scores(run, data));
         scores.insert(test.id.clone(), of_test.collect::<Result<Vec<_>>>()?);
     }
-    let numbers = |key: &str| runs.iter().filter_map(|run| run.summary[key].as_f64()).collect::<Vec<_>>();
-    let whole = |key: &str| runs.iter().filter_map(|run| run.summary[key].as_u64()).max();
+    let numbers = |key: &str| {
+        runs.iter()
+            .filter_map(|run| run.summary[key].as_f64())
+            .collect::<Vec<_>>()
+    };
+    let whole = |key: &str| {
+        runs.iter()
+            .filter_map(|run| run.summary[key].as_u64())
+            .max()
+    };
     let mut figures = Vec::new();
     for (test, metric) in used(bench) {
         figures.push(figure(&test, metric, &scores[&test]));
@@ -130,8 +157,14 @@ fn finish(bench: &mut Bench, arm: &Arm, seeds: &[u64], tests: &[(&Test, Value)])
 /// Tests with the metrics that are expected something of, in the order of the claim.
 fn used(bench: &Bench) -> Vec<(String, Metric)> {
     let mut seen = BTreeSet::new();
-    let pairs = bench.experiment.expect.iter().map(|one| (one.test.clone(), one.metric));
-    pairs.filter(|(test, metric)| seen.insert((test.clone(), metric.name()))).collect()
+    let pairs = bench
+        .experiment
+        .expect
+        .iter()
+        .map(|one| (one.test.clone(), one.metric));
+    pairs
+        .filter(|(test, metric)| seen.insert((test.clone(), metric.name())))
+        .collect()
 }
 
 fn untrained(
@@ -150,7 +183,10 @@ fn untrained(
 }
 
 fn figure(test: &str, metric: Metric, scores: &[Scores]) -> Figure {
-    let each: Vec<f64> = scores.iter().map(|seed| mean(values(seed, metric))).collect();
+    let each: Vec<f64> = scores
+        .iter()
+        .map(|seed| mean(values(seed, metric)))
+        .collect();
     Figure {
         test: test.to_owned(),
         metric,
@@ -168,15 +204,26 @@ fn values(scores: &Scores, metric: Metric) -> &[f64] {
 }
 
 fn steps(arm: &Finished) -> Result<u64> {
-    let summary: Value = modelsmith_core::files::read_json(arm.report.runs[0].join("summary.json"))?;
+    let summary: Value =
+        modelsmith_core::files::read_json(arm.report.runs[0].join("summary.json"))?;
     Ok(summary["steps"].as_u64().unwrap_or_default())
 }
 
 fn compare(expectation: &Expectation, arms: &[Finished], key: &str) -> Result<Comparison> {
-    let Expectation { arm, baseline, test, metric, direction, margin, reason } = expectation;
+    let Expectation {
+        arm,
+        baseline,
+        test,
+        metric,
+        direction,
+        margin,
+        reason,
+    } = expectation;
     let of = |id: &str| {
         let found = arms.iter().find(|one| one.report.id == id);
-        found.map(|one| one.scores[test].as_slice()).unwrap_or_default()
+        found
+            .map(|one| one.scores[test].as_slice())
+            .unwrap_or_default()
     };
     let pairs = of(arm).iter().zip(of(baseline));
     let differences: Vec<Vec<f64>> = pairs

@@ -222,7 +222,11 @@ impl Claim {
     /// with the file's name.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         Self::parse(&text, &name).map_err(|error| match error {
             Error::Config { key, problem } => Error::Config {
                 key: format!("{}: {key}", path.display()),
@@ -237,8 +241,8 @@ impl Claim {
     /// # Errors
     /// As [`Claim::read`].
     pub fn parse(text: &str, name: &str) -> Result<Self> {
-        let value: toml::Value =
-            toml::from_str(text).map_err(|error| Error::config("TOML", error.to_string().trim()))?;
+        let value: toml::Value = toml::from_str(text)
+            .map_err(|error| Error::config("TOML", error.to_string().trim()))?;
         let value = serde_json::to_value(value).map_err(|error| Error::config("TOML", error))?;
         let claim = Self {
             name: name.to_owned(),
@@ -256,16 +260,24 @@ impl Claim {
         if self.card == 0 {
             return Err(Error::config("card", "is 0; must be the number of a card"));
         }
-        let needed = [("title", &self.title), ("statement", &self.statement), ("source", &self.source)];
+        let needed = [
+            ("title", &self.title),
+            ("statement", &self.statement),
+            ("source", &self.source),
+        ];
         for (key, text) in needed {
             if text.trim().is_empty() {
-                return Err(Error::config(key, "is empty; a claim says what it claims and where from"));
+                return Err(Error::config(
+                    key,
+                    "is empty; a claim says what it claims and where from",
+                ));
             }
         }
         let ids = self.experiment.iter().map(|one| one.id.as_str());
         check_ids("experiment", ids)?;
         for (number, one) in self.experiment.iter().enumerate() {
-            one.check().map_err(|error| below(&format!("experiment[{number}]"), error))?;
+            one.check()
+                .map_err(|error| below(&format!("experiment[{number}]"), error))?;
         }
         Ok(())
     }
@@ -284,12 +296,18 @@ impl Experiment {
         check_ids("arms", self.arms.iter().map(|arm| arm.id.as_str()))?;
         check_ids("tests", self.tests.iter().map(|test| test.id.as_str()))?;
         if self.arms.len() < 2 {
-            return Err(Error::config("arms", "has one arm; a claim needs a baseline"));
+            return Err(Error::config(
+                "arms",
+                "has one arm; a claim needs a baseline",
+            ));
         }
         self.check_recipe()?;
         self.check_grids()?;
         if self.expect.is_empty() {
-            return Err(Error::config("expect", "is empty; a claim expects something"));
+            return Err(Error::config(
+                "expect",
+                "is empty; a claim expects something",
+            ));
         }
         for (number, expectation) in self.expect.iter().enumerate() {
             let checked = self.check_expectation(expectation);
@@ -338,7 +356,10 @@ impl Experiment {
                 );
                 return Err(Error::config(key, problem));
             }
-            if let Some(rate) = rates.iter().find(|rate| !(rate.is_finite() && **rate > 0.0)) {
+            if let Some(rate) = rates
+                .iter()
+                .find(|rate| !(rate.is_finite() && **rate > 0.0))
+            {
                 return Err(Error::config(key, format!("holds {rate}; must be above 0")));
             }
         }
@@ -360,7 +381,10 @@ impl Experiment {
             }
         }
         if expectation.arm == expectation.baseline {
-            return Err(Error::config("baseline", "is the arm itself; name another arm"));
+            return Err(Error::config(
+                "baseline",
+                "is the arm itself; name another arm",
+            ));
         }
         let margin = expectation.margin;
         match expectation.direction {
@@ -368,13 +392,15 @@ impl Experiment {
                 let problem = format!("is {margin}; as_good needs a margin above 0");
                 Err(Error::config("margin", problem))
             }
-            Direction::AsGood if expectation.reason.trim().is_empty() => {
-                Err(Error::config("reason", "is empty; a margin is justified before the runs"))
-            }
+            Direction::AsGood if expectation.reason.trim().is_empty() => Err(Error::config(
+                "reason",
+                "is empty; a margin is justified before the runs",
+            )),
             Direction::AsGood => Ok(()),
-            _ if margin != 0.0 => {
-                Err(Error::config("margin", "counts for direction = \"as_good\" only; leave it out"))
-            }
+            _ if margin != 0.0 => Err(Error::config(
+                "margin",
+                "counts for direction = \"as_good\" only; leave it out",
+            )),
             _ => Ok(()),
         }
     }
@@ -403,7 +429,8 @@ pub fn read_all(folder: &Path) -> Result<Vec<Claim>> {
 fn check_ids<'a>(key: &str, ids: impl Iterator<Item = &'a str>) -> Result<()> {
     let mut seen = BTreeSet::new();
     for id in ids {
-        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+        let legal =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
         if id.is_empty() || !id.chars().all(legal) {
             let problem = format!("id {id:?}: must be of lower-case letters, digits, - and _");
             return Err(Error::config(key, problem));

@@ -19,7 +19,10 @@ pub(super) fn recipe(
     seed: u64,
 ) -> Value {
     let mut value = Value::Object(experiment.recipe.clone());
-    overlay(&mut value, &Value::Object(experiment.budget(tier).recipe.clone()));
+    overlay(
+        &mut value,
+        &Value::Object(experiment.budget(tier).recipe.clone()),
+    );
     let own = json!({
         "description": format!("{}: {}", experiment.id, arm.id),
         "method": arm.method,
@@ -40,7 +43,9 @@ pub(super) fn test_data(recipe: &Map<String, Value>, test: &Test) -> Result<Valu
     overlay(&mut data, &Value::Object(test.data.clone()));
     overlay(&mut data, &json!({"shuffle": false}));
     read_typed::<DataConfig>(&data).map_err(|error| match error {
-        Error::Config { key, problem } => Error::config(format!("tests.{}.data.{key}", test.id), problem),
+        Error::Config { key, problem } => {
+            Error::config(format!("tests.{}.data.{key}", test.id), problem)
+        }
         other => other,
     })?;
     Ok(data)
@@ -63,7 +68,10 @@ pub(super) fn place(value: &mut Value, folder: &Path) {
     match value {
         Value::String(text) => {
             if let Some(rest) = text.strip_prefix(OWN) {
-                *text = folder.join(rest.trim_start_matches('/')).display().to_string();
+                *text = folder
+                    .join(rest.trim_start_matches('/'))
+                    .display()
+                    .to_string();
             }
         }
         Value::Array(items) => items.iter_mut().for_each(|item| place(item, folder)),
@@ -77,7 +85,10 @@ pub(super) fn public_paths(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) if text.starts_with("$MODELSMITH_DATA") => vec![text],
         Value::Array(items) => items.iter().flat_map(public_paths).collect(),
-        Value::Object(map) => map.iter().flat_map(|(_, item)| public_paths(item)).collect(),
+        Value::Object(map) => map
+            .iter()
+            .flat_map(|(_, item)| public_paths(item))
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -86,7 +97,11 @@ pub(super) fn public_paths(value: &Value) -> Vec<&str> {
 pub(super) fn refuse_set(fragment: &Map<String, Value>, key: &str) -> Result<()> {
     let (table, inner) = key.split_once('.').unwrap_or((key, ""));
     let found = fragment.get(table);
-    let found = if inner.is_empty() { found } else { found.and_then(|value| value.get(inner)) };
+    let found = if inner.is_empty() {
+        found
+    } else {
+        found.and_then(|value| value.get(inner))
+    };
     match found {
         None => Ok(()),
         Some(_) => Err(Error::config(
@@ -104,12 +119,16 @@ mod tests {
     fn fragments_lie_over_each_other_key_by_key() {
         let mut value = json!({"a": {"b": 1, "c": 2}, "d": [1, 2]});
         overlay(&mut value, &json!({"a": {"b": 3}, "d": [4], "e": {"f": 5}}));
-        assert_eq!(value, json!({"a": {"b": 3, "c": 2}, "d": [4], "e": {"f": 5}}));
+        assert_eq!(
+            value,
+            json!({"a": {"b": 3, "c": 2}, "d": [4], "e": {"f": 5}})
+        );
     }
 
     #[test]
     fn own_and_public_paths_are_found() {
-        let mut value = json!({"a": ["$CLAIM/x.jsonl"], "b": {"c": "$MODELSMITH_DATA/y"}, "d": "z"});
+        let mut value =
+            json!({"a": ["$CLAIM/x.jsonl"], "b": {"c": "$MODELSMITH_DATA/y"}, "d": "z"});
         assert_eq!(public_paths(&value), ["$MODELSMITH_DATA/y"]);
         place(&mut value, Path::new("here"));
         assert_eq!(value["a"][0], "here/x.jsonl");

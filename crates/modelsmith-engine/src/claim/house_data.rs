@@ -24,7 +24,10 @@ pub(super) fn write(data: &HouseData, folder: &Path) -> Result<()> {
     }
     let config = house::config_of(&data.folder)?;
     let (train, test) = questions(&config)?;
-    let mut people: Vec<&str> = train.iter().map(|question| question.subject.as_str()).collect();
+    let mut people: Vec<&str> = train
+        .iter()
+        .map(|question| question.subject.as_str())
+        .collect();
     people.sort_unstable();
     people.dedup();
     Stream::new(config.seed, "claim/development").shuffle(&mut people);
@@ -39,7 +42,8 @@ pub(super) fn write(data: &HouseData, folder: &Path) -> Result<()> {
     let mut known: Vec<_> = facts(&config)?
         .iter()
         .flat_map(|fact| {
-            let row = |prompt| json!({"prompt": prompt, "completion": format!(" {}.", fact.object)});
+            let row =
+                |prompt| json!({"prompt": prompt, "completion": format!(" {}.", fact.object)});
             fact.prompts.iter().map(row).collect::<Vec<_>>()
         })
         .collect();

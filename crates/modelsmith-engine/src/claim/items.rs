@@ -38,14 +38,19 @@ struct Seen {
 /// is not finite.
 pub(super) fn score(model: &Model, data: &Dataset) -> Result<Scores> {
     if model.host.head() == Head::MaskedLm {
-        return Err(Error::Usage("claims score causal language models and classifiers".into()));
+        return Err(Error::Usage(
+            "claims score causal language models and classifiers".into(),
+        ));
     }
     let hooks = model.hooks();
     let mut items = BTreeMap::new();
     let mut rows = data.train.clone();
     while let Some(batch) = rows.next_in_epoch()? {
         if batch.rows.len() != batch.shape[0] {
-            return Err(Error::config("data.packing", "must be none where items are scored"));
+            return Err(Error::config(
+                "data.packing",
+                "must be none where items are scored",
+            ));
         }
         let prepared = prepare(&batch, model.host.head(), None, &model.device)?;
         let seen = score_batch(model, &prepared, batch.shape, &hooks)?;
@@ -63,7 +68,9 @@ pub(super) fn score(model: &Model, data: &Dataset) -> Result<Scores> {
                 seen.places
             )));
         }
-        scores.exact.push(f64::from(u8::from(seen.right == seen.places)));
+        scores
+            .exact
+            .push(f64::from(u8::from(seen.right == seen.places)));
         scores.loss.push(loss);
     }
     Ok(scores)
@@ -89,7 +96,10 @@ fn score_batch(
     let losses = to_vec(log_softmax(logits, 1).gather(1, chosen).neg());
     for (at, (best, loss)) in best.iter::<i64>().zip(losses).enumerate() {
         // Heads that give one output a row have no places.
-        let row = prepared.places.get(at).map_or(at, |place| *place as usize / shape[1]);
+        let row = prepared
+            .places
+            .get(at)
+            .map_or(at, |place| *place as usize / shape[1]);
         seen[row].places += 1;
         seen[row].right += usize::from(best == prepared.targets[at]);
         seen[row].loss += f64::from(loss);

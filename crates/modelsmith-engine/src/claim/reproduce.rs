@@ -75,7 +75,10 @@ fn chosen(options: &ReproduceOptions) -> Result<Vec<Claim>> {
         return Ok(all);
     };
     let known: Vec<String> = all.iter().map(|claim| claim.card.to_string()).collect();
-    let found: Vec<Claim> = all.into_iter().filter(|claim| claim.card == number).collect();
+    let found: Vec<Claim> = all
+        .into_iter()
+        .filter(|claim| claim.card == number)
+        .collect();
     if found.is_empty() {
         return Err(Error::Usage(format!(
             "card {number} has no claim in {}; cards with one: {}",
@@ -106,10 +109,15 @@ fn one(
             stop,
             say: &mut *say,
         };
-        let seeds = options.seeds.unwrap_or(experiment.budget(options.tier).seeds);
+        let seeds = options
+            .seeds
+            .unwrap_or(experiment.budget(options.tier).seeds);
         experiments.push(experiment::run(&mut bench, seeds, &claim.name)?);
     }
-    let verdicts = experiments.iter().flat_map(|one| &one.comparisons).map(|one| one.verdict);
+    let verdicts = experiments
+        .iter()
+        .flat_map(|one| &one.comparisons)
+        .map(|one| one.verdict);
     let verdict = overall(verdicts);
     if let (Some(before), Some(after)) = (hardware.load, surroundings::load()) {
         hardware.load = Some(f64::midpoint(before, after));

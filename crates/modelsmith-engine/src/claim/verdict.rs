@@ -87,7 +87,11 @@ mod tests {
     use super::*;
 
     fn judged(low: f64, high: f64, direction: Direction, margin: f64) -> Verdict {
-        let interval = Interval { difference: f64::midpoint(low, high), low, high };
+        let interval = Interval {
+            difference: f64::midpoint(low, high),
+            low,
+            high,
+        };
         verdict(&interval, direction, margin)
     }
 
@@ -102,8 +106,16 @@ mod tests {
             (0.0, 0.1, Inconclusive, Inconclusive),
             (0.0, 0.0, Inconclusive, Inconclusive),
         ] {
-            assert_eq!(judged(low, high, Direction::Higher, 0.0), higher, "{low} {high}");
-            assert_eq!(judged(low, high, Direction::Lower, 0.0), lower, "{low} {high}");
+            assert_eq!(
+                judged(low, high, Direction::Higher, 0.0),
+                higher,
+                "{low} {high}"
+            );
+            assert_eq!(
+                judged(low, high, Direction::Lower, 0.0),
+                lower,
+                "{low} {high}"
+            );
             assert_eq!(judged(low, high, Direction::Reported, 0.0), Reported);
         }
     }
@@ -122,7 +134,10 @@ mod tests {
     #[test]
     fn what_failed_outweighs_the_rest() {
         use Verdict::{Inconclusive, NotSupported, Reported, Skipped, Supported};
-        assert_eq!(overall([Supported, NotSupported, Inconclusive]), NotSupported);
+        assert_eq!(
+            overall([Supported, NotSupported, Inconclusive]),
+            NotSupported
+        );
         assert_eq!(overall([Supported, Inconclusive, Reported]), Inconclusive);
         assert_eq!(overall([Supported, Skipped, Reported]), Supported);
         assert_eq!(overall([Skipped, Skipped]), Skipped);

@@ -70,7 +70,10 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn damage() -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT), None)
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+        None,
+    )
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
@@ -92,7 +95,11 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 
 /// Holds the lock file, or gives up with an error after a while.
 fn wait_for(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)?;
     let began = Instant::now();
     loop {
         match file.try_lock() {
@@ -127,7 +134,9 @@ impl Store {
 
     /// Takes a row out.
     pub(super) fn remove(&mut self, name: &str) -> rusqlite::Result<()> {
-        self.0.execute("DELETE FROM runs WHERE name = ?1", [name]).map(|_| ())
+        self.0
+            .execute("DELETE FROM runs WHERE name = ?1", [name])
+            .map(|_| ())
     }
 
     /// All rows, after those that differ from the folders were read again.
@@ -137,7 +146,10 @@ impl Store {
         stamps: &BTreeMap<String, String>,
     ) -> rusqlite::Result<Vec<RunInfo>> {
         let known = self.stamps()?;
-        let stale: Vec<&String> = known.keys().filter(|name| !stamps.contains_key(*name)).collect();
+        let stale: Vec<&String> = known
+            .keys()
+            .filter(|name| !stamps.contains_key(*name))
+            .collect();
         let changed: Vec<(&String, &String, RunInfo)> = stamps
             .iter()
             .filter(|(name, stamp)| known.get(*name) != Some(*stamp))
@@ -145,7 +157,9 @@ impl Store {
             .filter_map(|(name, stamp)| Some((name, stamp, RunInfo::read(&dir.join(name)).ok()?)))
             .collect();
         if !stale.is_empty() || !changed.is_empty() {
-            let write = self.0.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let write = self
+                .0
+                .transaction_with_behavior(TransactionBehavior::Immediate)?;
             for (name, stamp, run) in changed {
                 put(&write, name, stamp, &run)?;
             }
@@ -174,7 +188,10 @@ impl Store {
 
 fn put(db: &Connection, name: &str, stamp: &str, run: &RunInfo) -> rusqlite::Result<()> {
     let places: Vec<String> = (1..=17).map(|place| format!("?{place}")).collect();
-    let statement = format!("INSERT OR REPLACE INTO runs ({COLUMNS}) VALUES ({})", places.join(", "));
+    let statement = format!(
+        "INSERT OR REPLACE INTO runs ({COLUMNS}) VALUES ({})",
+        places.join(", ")
+    );
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     db.prepare_cached(&statement)?.execute(params![
         name,
@@ -203,7 +220,9 @@ fn read(row: &Row<'_>, dir: &Path) -> rusqlite::Result<RunInfo> {
     let name: String = row.get("name")?;
     let state: String = row.get("state")?;
     let seed: String = row.get("seed")?;
-    let number = |column: &str| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(|n| n as u64));
+    let number = |column: &str| {
+        Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(column)?.map(|n| n as u64))
+    };
     Ok(RunInfo {
         path: dir.join(&name),
         name,

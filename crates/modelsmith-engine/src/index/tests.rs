@@ -1,6 +1,6 @@
 use super::*;
-use crate::record::{Attempt, Record};
 use crate::recipe::Recipe;
+use crate::record::{Attempt, Record};
 use crate::run_folder::RunFolder;
 use modelsmith_core::files::atomic_json;
 use serde_json::json;
@@ -54,7 +54,11 @@ fn states_are_derived_from_lock_record_and_summary() {
     assert_eq!(state("a"), State::Interrupted);
     finished(dir.path(), "b");
     assert_eq!(state("b"), State::Finished);
-    attempt(&dir.path().join("a"), Some(State::Failed), Some("loss is NaN"));
+    attempt(
+        &dir.path().join("a"),
+        Some(State::Failed),
+        Some("loss is NaN"),
+    );
     assert_eq!(state("a"), State::Failed);
     let info = RunInfo::read(&dir.path().join("a")).unwrap();
     assert_eq!(info.error.as_deref(), Some("loss is NaN"));
@@ -71,7 +75,10 @@ fn figures_of_an_unfinished_run_come_from_its_metrics() {
         {\"kind\":\"eval\",\"step\":2,\"loss\":3.0}\n{\"kind\":\"train\",\"st";
     fs::write(dir.path().join("a/metrics.jsonl"), text).unwrap();
     let info = &all(dir.path())[0];
-    assert_eq!((info.steps, info.loss_before, info.loss_after), (2, Some(4.0), Some(3.0)));
+    assert_eq!(
+        (info.steps, info.loss_before, info.loss_after),
+        (2, Some(4.0), Some(3.0))
+    );
     assert_eq!(info.seed, 1 << 62);
 }
 
@@ -107,11 +114,13 @@ fn an_index_of_another_version_is_made_anew() {
     finished(dir.path(), "a");
     let before = all(dir.path());
     let db = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
-    db.execute_batch("DROP TABLE runs; CREATE TABLE runs (name TEXT); PRAGMA user_version = 99").unwrap();
+    db.execute_batch("DROP TABLE runs; CREATE TABLE runs (name TEXT); PRAGMA user_version = 99")
+        .unwrap();
     drop(db);
     assert_eq!(all(dir.path()), before);
     let db = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
-    db.execute_batch("DROP TABLE runs; CREATE TABLE runs (name TEXT)").unwrap();
+    db.execute_batch("DROP TABLE runs; CREATE TABLE runs (name TEXT)")
+        .unwrap();
     drop(db);
     assert_eq!(all(dir.path()), before);
 }
@@ -132,9 +141,19 @@ fn what_changed_behind_the_index_is_read_again() {
     let dir = tempfile::tempdir().unwrap();
     finished(dir.path(), "a");
     let held = folder(dir.path(), "b");
-    assert_eq!(all(dir.path()).iter().filter(|run| run.state == State::Running).count(), 1);
+    assert_eq!(
+        all(dir.path())
+            .iter()
+            .filter(|run| run.state == State::Running)
+            .count(),
+        1
+    );
     drop(held);
-    assert!(all(dir.path()).iter().all(|run| run.state != State::Running));
+    assert!(
+        all(dir.path())
+            .iter()
+            .all(|run| run.state != State::Running)
+    );
     fs::remove_dir_all(dir.path().join("a")).unwrap();
     let left = all(dir.path());
     assert_eq!(left.len(), 1);
@@ -161,7 +180,9 @@ fn many_writers_at_once_are_all_indexed() {
         writer.join().unwrap();
     }
     let rows = store::with(dir.path(), |db| {
-        (0..8).map(|writer| db.stamp_of(&format!("run-{writer}-4"))).collect::<rusqlite::Result<Vec<_>>>()
+        (0..8)
+            .map(|writer| db.stamp_of(&format!("run-{writer}-4")))
+            .collect::<rusqlite::Result<Vec<_>>>()
     });
     assert!(rows.unwrap().iter().all(Option::is_some));
     assert_eq!(all(dir.path()).len(), 40);
@@ -176,10 +197,36 @@ fn filters_choose_by_state_method_and_text() {
         let runs = list(dir.path(), &filter).unwrap().runs;
         runs.into_iter().map(|run| run.name).collect::<Vec<_>>()
     };
-    assert_eq!(names(Filter { state: Some(State::Finished), ..Filter::default() }), ["first"]);
-    assert_eq!(names(Filter { search: Some("SEC".into()), ..Filter::default() }), ["second"]);
-    assert_eq!(names(Filter { method: Some("full".into()), ..Filter::default() }).len(), 0);
-    assert_eq!(names(Filter { method: Some("lora".into()), ..Filter::default() }).len(), 2);
+    assert_eq!(
+        names(Filter {
+            state: Some(State::Finished),
+            ..Filter::default()
+        }),
+        ["first"]
+    );
+    assert_eq!(
+        names(Filter {
+            search: Some("SEC".into()),
+            ..Filter::default()
+        }),
+        ["second"]
+    );
+    assert_eq!(
+        names(Filter {
+            method: Some("full".into()),
+            ..Filter::default()
+        })
+        .len(),
+        0
+    );
+    assert_eq!(
+        names(Filter {
+            method: Some("lora".into()),
+            ..Filter::default()
+        })
+        .len(),
+        2
+    );
 }
 
 #[test]
@@ -214,6 +261,11 @@ fn a_link_to_a_run_is_not_removed() {
     let run = finished(dir.path(), "a");
     let link = dir.path().join("link");
     std::os::unix::fs::symlink(&run, &link).unwrap();
-    assert!(crate::runs::remove(&link).unwrap_err().to_string().contains("symbolic link"));
+    assert!(
+        crate::runs::remove(&link)
+            .unwrap_err()
+            .to_string()
+            .contains("symbolic link")
+    );
     assert!(run.join("summary.json").exists());
 }

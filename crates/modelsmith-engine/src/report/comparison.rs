@@ -29,9 +29,14 @@ struct ComparePage {
 /// A chart or the page cannot be made.
 pub(super) fn comparison(runs: &[RunData]) -> Result<String> {
     let names: Vec<String> = runs.iter().map(|run| run.name().to_owned()).collect();
-    let lines: Vec<(&str, &[series::Line])> =
-        runs.iter().map(|run| (run.name(), run.lines.as_slice())).collect();
-    let top = runs.iter().map(|run| largest(&run.sites)).fold(0.0, f64::max);
+    let lines: Vec<(&str, &[series::Line])> = runs
+        .iter()
+        .map(|run| (run.name(), run.lines.as_slice()))
+        .collect();
+    let top = runs
+        .iter()
+        .map(|run| largest(&run.sites))
+        .fold(0.0, f64::max);
     let all: Vec<&RunData> = runs.iter().collect();
     render(&ComparePage {
         style: STYLE,
@@ -48,19 +53,33 @@ pub(super) fn comparison(runs: &[RunData]) -> Result<String> {
 
 /// The questions that every run answered, with the answers side by side.
 fn answers_of_all(runs: &[RunData]) -> Answers {
-    let mut columns = vec!["question".to_owned(), "right answer".to_owned(), "before".to_owned()];
+    let mut columns = vec![
+        "question".to_owned(),
+        "right answer".to_owned(),
+        "before".to_owned(),
+    ];
     columns.extend(runs.iter().map(|run| run.name().to_owned()));
     let row = |one: &Answer| {
-        let mut row = vec![one.question.clone(), one.expected.clone(), one.before.clone()];
+        let mut row = vec![
+            one.question.clone(),
+            one.expected.clone(),
+            one.before.clone(),
+        ];
         for run in runs {
-            let same = run.answers.iter().find(|other| other.question == one.question)?;
+            let same = run
+                .answers
+                .iter()
+                .find(|other| other.question == one.question)?;
             row.push(same.after.clone());
         }
         Some(row)
     };
     Answers {
         columns,
-        rows: runs.first().map(|run| run.answers.iter().filter_map(row).collect()).unwrap_or_default(),
+        rows: runs
+            .first()
+            .map(|run| run.answers.iter().filter_map(row).collect())
+            .unwrap_or_default(),
     }
 }
 
@@ -71,26 +90,72 @@ fn results(runs: &[RunData]) -> Vec<(&'static str, Vec<String>)> {
     let of = |show: &dyn Fn(&RunData) -> String| runs.iter().map(show).collect::<Vec<_>>();
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let mut rows = vec![
-        ("state", of(&|run| run.detail.info.state.as_str().to_owned())),
+        (
+            "state",
+            of(&|run| run.detail.info.state.as_str().to_owned()),
+        ),
         ("method", of(&|run| run.detail.info.method.clone())),
-        ("held-out loss before", of(&|run| number(run.detail.info.loss_before))),
-        ("held-out loss after", of(&|run| number(run.detail.info.loss_after))),
-        ("held-out accuracy after", of(&|run| number(run.detail.summary["accuracy_after"].as_f64()))),
-        ("numbers trained", of(&|run| or_dash(summary(run, "trained_parameters").map(count)))),
-        ("norm of the change", of(&|run| number(run.detail.summary["change_norm"].as_f64()))),
+        (
+            "held-out loss before",
+            of(&|run| number(run.detail.info.loss_before)),
+        ),
+        (
+            "held-out loss after",
+            of(&|run| number(run.detail.info.loss_after)),
+        ),
+        (
+            "held-out accuracy after",
+            of(&|run| number(run.detail.summary["accuracy_after"].as_f64())),
+        ),
+        (
+            "numbers trained",
+            of(&|run| or_dash(summary(run, "trained_parameters").map(count))),
+        ),
+        (
+            "norm of the change",
+            of(&|run| number(run.detail.summary["change_norm"].as_f64())),
+        ),
         ("steps", of(&|run| count(run.detail.info.steps))),
-        ("time", of(&|run| or_dash(run.detail.info.seconds.map(seconds)))),
-        ("peak memory", of(&|run| or_dash(run.detail.info.peak_memory.map(bytes)))),
-        ("warnings", of(&|run| {
-            count(run.detail.record.warnings.iter().map(|warning| warning.count).sum())
-        })),
-        ("data", of(&|run| {
-            or_dash(run.detail.info.data_hash.as_ref().map(|hash| hash.chars().take(12).collect()))
-        })),
+        (
+            "time",
+            of(&|run| or_dash(run.detail.info.seconds.map(seconds))),
+        ),
+        (
+            "peak memory",
+            of(&|run| or_dash(run.detail.info.peak_memory.map(bytes))),
+        ),
+        (
+            "warnings",
+            of(&|run| {
+                count(
+                    run.detail
+                        .record
+                        .warnings
+                        .iter()
+                        .map(|warning| warning.count)
+                        .sum(),
+                )
+            }),
+        ),
+        (
+            "data",
+            of(&|run| {
+                or_dash(
+                    run.detail
+                        .info
+                        .data_hash
+                        .as_ref()
+                        .map(|hash| hash.chars().take(12).collect()),
+                )
+            }),
+        ),
     ];
     if runs.iter().any(|run| run.recall.is_some()) {
         let part = |run: &RunData, at: usize| {
-            or_dash(run.recall.map(|both| arrow(both[at].before, both[at].after)))
+            or_dash(
+                run.recall
+                    .map(|both| arrow(both[at].before, both[at].after)),
+            )
         };
         rows.insert(4, ("questions answered", of(&|run| part(run, 0))));
         rows.insert(5, ("facts kept", of(&|run| part(run, 1))));
@@ -111,7 +176,12 @@ fn differences(runs: &[RunData]) -> Vec<(String, Vec<String>)> {
         found.map_or_else(|| "–".to_owned(), |(_, value)| value.clone())
     };
     keys.into_iter()
-        .map(|key| (key.clone(), runs.iter().map(|run| value(run, key)).collect::<Vec<_>>()))
+        .map(|key| {
+            (
+                key.clone(),
+                runs.iter().map(|run| value(run, key)).collect::<Vec<_>>(),
+            )
+        })
         .filter(|(_, values)| values.iter().any(|value| *value != values[0]))
         .collect()
 }

@@ -74,7 +74,11 @@ pub(super) fn flattened(value: &Value) -> Vec<(String, String)> {
         match value {
             Value::Object(map) => {
                 for (name, value) in map {
-                    let key = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+                    let key = if key.is_empty() {
+                        name.clone()
+                    } else {
+                        format!("{key}.{name}")
+                    };
                     walk(&key, value, found);
                 }
             }
@@ -89,7 +93,10 @@ pub(super) fn flattened(value: &Value) -> Vec<(String, String)> {
 }
 
 fn answers(quickstart: &Value) -> Vec<Answer> {
-    let rows = quickstart["answers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = quickstart["answers"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     rows.iter()
         .map(|row| {
             let text = |key: &str| row[key].as_str().unwrap_or_default().trim().to_owned();
@@ -111,7 +118,11 @@ fn recall(quickstart: &Value) -> Option<[Recall; 2]> {
             Some((one["right"].as_u64()? as f64 / asked as f64, asked))
         };
         let ((before, _), (after, asked)) = (share("before")?, share("after")?);
-        Some(Recall { before, after, asked })
+        Some(Recall {
+            before,
+            after,
+            asked,
+        })
     };
     Some([of("questions")?, of("facts")?])
 }

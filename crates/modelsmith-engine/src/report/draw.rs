@@ -110,9 +110,15 @@ fn paint(
         .draw()?;
     for line in &chart.lines {
         let color = COLORS[line.color % COLORS.len()];
-        context.draw_series(LineSeries::new(line.points.iter().copied(), color.stroke_width(2)))?;
+        context.draw_series(LineSeries::new(
+            line.points.iter().copied(),
+            color.stroke_width(2),
+        ))?;
         if line.points.len() <= MARKED {
-            let marks = line.points.iter().map(|point| Circle::new(*point, 3, color.filled()));
+            let marks = line
+                .points
+                .iter()
+                .map(|point| Circle::new(*point, 3, color.filled()));
             context.draw_series(marks)?;
         }
     }
@@ -123,7 +129,11 @@ fn paint(
 
 /// Steps are whole; on a short axis a mark may stand between two.
 fn decimal_step(value: f64) -> String {
-    if value.fract().abs() < 1e-9 { format!("{value:.0}") } else { decimal(value) }
+    if value.fract().abs() < 1e-9 {
+        format!("{value:.0}")
+    } else {
+        decimal(value)
+    }
 }
 
 /// A mark of an axis, without the noughts that only fill up digits.
@@ -137,9 +147,14 @@ fn mark(value: f64) -> String {
 
 /// The drawing without its own frame: the page gives size and name.
 fn inline(svg: &str) -> String {
-    let body = svg.split_once("<svg").and_then(|(_, rest)| rest.split_once('>'));
+    let body = svg
+        .split_once("<svg")
+        .and_then(|(_, rest)| rest.split_once('>'));
     let body = body.map_or("", |(_, body)| body);
-    body.trim_end().strip_suffix("</svg>").unwrap_or(body).to_owned()
+    body.trim_end()
+        .strip_suffix("</svg>")
+        .unwrap_or(body)
+        .to_owned()
 }
 
 fn points(lines: &[Line]) -> impl Iterator<Item = (f64, f64)> {
@@ -147,15 +162,27 @@ fn points(lines: &[Line]) -> impl Iterator<Item = (f64, f64)> {
 }
 
 fn horizontal(lines: &[Line]) -> (f64, f64) {
-    let low = points(lines).map(|point| point.0).fold(f64::INFINITY, f64::min);
-    let high = points(lines).map(|point| point.0).fold(f64::NEG_INFINITY, f64::max);
-    if low < high { (low, high) } else { (low - 1.0, low + 1.0) }
+    let low = points(lines)
+        .map(|point| point.0)
+        .fold(f64::INFINITY, f64::min);
+    let high = points(lines)
+        .map(|point| point.0)
+        .fold(f64::NEG_INFINITY, f64::max);
+    if low < high {
+        (low, high)
+    } else {
+        (low - 1.0, low + 1.0)
+    }
 }
 
 /// The range of values with a little air; a flat curve stands in the middle.
 fn vertical(lines: &[Line]) -> (f64, f64) {
-    let low = points(lines).map(|point| point.1).fold(f64::INFINITY, f64::min);
-    let high = points(lines).map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
+    let low = points(lines)
+        .map(|point| point.1)
+        .fold(f64::INFINITY, f64::min);
+    let high = points(lines)
+        .map(|point| point.1)
+        .fold(f64::NEG_INFINITY, f64::max);
     let air = (high - low) * 0.06;
     if air > 0.0 {
         // A quantity that is never negative has no axis below nothing.

@@ -37,19 +37,33 @@ pub(super) struct Cell {
 /// The grid of a run, coloured against `largest`.
 pub(super) fn heat(sites: &[SiteChange], largest: f64) -> Heat {
     let mut heat = Heat::default();
-    let stacks: std::collections::BTreeSet<&str> =
-        sites.iter().filter_map(|site| Some(parts(&site.path)?.0)).collect();
+    let stacks: std::collections::BTreeSet<&str> = sites
+        .iter()
+        .filter_map(|site| Some(parts(&site.path)?.0))
+        .collect();
     for site in sites {
         let Some((stack, layer, module)) = parts(&site.path) else {
             heat.outside.push((site.path.clone(), cell(site, largest)));
             continue;
         };
-        let label = if stacks.len() > 1 { format!("{stack} {layer}") } else { layer.to_owned() };
-        let column = position(&mut heat.columns, |name| name == module, || module.to_owned());
-        let row = position(&mut heat.rows, |row| row.label == label, || Row {
-            label: label.clone(),
-            cells: Vec::new(),
-        });
+        let label = if stacks.len() > 1 {
+            format!("{stack} {layer}")
+        } else {
+            layer.to_owned()
+        };
+        let column = position(
+            &mut heat.columns,
+            |name| name == module,
+            || module.to_owned(),
+        );
+        let row = position(
+            &mut heat.rows,
+            |row| row.label == label,
+            || Row {
+                label: label.clone(),
+                cells: Vec::new(),
+            },
+        );
         let cells = &mut heat.rows[row].cells;
         cells.resize(cells.len().max(column + 1), None);
         cells[column] = Some(cell(site, largest));
@@ -73,15 +87,27 @@ fn position<T>(items: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() 
 }
 
 fn cell(site: &SiteChange, largest: f64) -> Cell {
-    let share = if largest > 0.0 { site.change / largest } else { 0.0 };
+    let share = if largest > 0.0 {
+        site.change / largest
+    } else {
+        0.0
+    };
     let relative = if site.base > 0.0 {
-        format!(", {:.2} % of its weights' norm {}", site.change / site.base * 100.0, decimal(site.base))
+        format!(
+            ", {:.2} % of its weights' norm {}",
+            site.change / site.base * 100.0,
+            decimal(site.base)
+        )
     } else {
         String::new()
     };
     Cell {
         text: decimal(site.change),
-        title: format!("{}: norm of the change {}{relative}", site.path, decimal(site.change)),
+        title: format!(
+            "{}: norm of the change {}{relative}",
+            site.path,
+            decimal(site.change)
+        ),
         level: (share * 100.0).round().clamp(0.0, 100.0) as u8,
     }
 }
@@ -104,7 +130,11 @@ mod tests {
     use super::*;
 
     fn site(path: &str, change: f64) -> SiteChange {
-        SiteChange { path: path.to_owned(), change, base: 2.0 }
+        SiteChange {
+            path: path.to_owned(),
+            change,
+            base: 2.0,
+        }
     }
 
     #[test]
@@ -121,7 +151,13 @@ mod tests {
         assert_eq!(labels, ["0", "1"]);
         assert_eq!(heat.rows[0].cells[1], None);
         assert_eq!(heat.rows[1].cells[1].as_ref().unwrap().level, 100);
-        assert!(heat.rows[1].cells[0].as_ref().unwrap().title.contains("100.00 %"));
+        assert!(
+            heat.rows[1].cells[0]
+                .as_ref()
+                .unwrap()
+                .title
+                .contains("100.00 %")
+        );
         assert_eq!(heat.outside[0].0, "model.embed_tokens");
     }
 }

@@ -48,16 +48,26 @@ pub fn compare(runs: &[PathBuf], output: &Path) -> Result<()> {
     if runs.len() < 2 {
         return Err(Error::Usage("a comparison takes two runs or more".into()));
     }
-    let runs: Vec<RunData> =
-        runs.iter().map(|run| RunData::read(run, is_held(run))).collect::<Result<_>>()?;
+    let runs: Vec<RunData> = runs
+        .iter()
+        .map(|run| RunData::read(run, is_held(run)))
+        .collect::<Result<_>>()?;
     atomic_bytes(output, comparison::comparison(&runs)?.as_bytes())
 }
 
 /// Where a comparison of these runs goes when nothing else is said: beside the first of them.
 pub fn comparison_path(runs: &[PathBuf]) -> PathBuf {
-    let name = |run: &PathBuf| run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = |run: &PathBuf| {
+        run.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
     let names: Vec<String> = runs.iter().map(name).collect();
-    let dir = runs.first().and_then(|run| run.parent()).unwrap_or(Path::new(""));
+    let dir = runs
+        .first()
+        .and_then(|run| run.parent())
+        .unwrap_or(Path::new(""));
     dir.join(format!("compare-{}.html", names.join("-")))
 }
 

@@ -75,7 +75,8 @@ pub(super) fn report(run: &RunData) -> Result<String> {
 }
 
 pub(super) fn render(page: &impl Template) -> Result<String> {
-    page.render().map_err(|error| Error::Failed(format!("report: {error}")))
+    page.render()
+        .map_err(|error| Error::Failed(format!("report: {error}")))
 }
 
 pub(super) fn charts(charts: &[series::Chart]) -> Result<Vec<Drawn>> {
@@ -84,7 +85,11 @@ pub(super) fn charts(charts: &[series::Chart]) -> Result<Vec<Drawn>> {
 
 /// The last two parts of a path.
 fn short(path: &str) -> String {
-    let mut parts: Vec<&str> = path.rsplit('/').filter(|part| !part.is_empty()).take(2).collect();
+    let mut parts: Vec<&str> = path
+        .rsplit('/')
+        .filter(|part| !part.is_empty())
+        .take(2)
+        .collect();
     parts.reverse();
     parts.join("/")
 }
@@ -99,7 +104,11 @@ fn facts(run: &RunData) -> Vec<(&'static str, String)> {
     facts.extend(info.started.map(|time| ("started", date(time))));
     facts.extend(info.finished.map(|time| ("ended", date(time))));
     facts.push(("recipe", info.recipe.chars().take(16).collect()));
-    facts.extend(info.data_hash.as_ref().map(|hash| ("data", hash.chars().take(16).collect())));
+    facts.extend(
+        info.data_hash
+            .as_ref()
+            .map(|hash| ("data", hash.chars().take(16).collect())),
+    );
     facts
 }
 
@@ -112,10 +121,15 @@ fn changed(run: &RunData) -> Tile {
     let number = |key: &str| summary[key].as_u64().unwrap_or(0);
     let (value, detail) = if summary.is_null() {
         let state = run.detail.info.state.as_str();
-        ("not yet".to_owned(), format!("the run is {state}; nothing was written as its result"))
+        (
+            "not yet".to_owned(),
+            format!("the run is {state}; nothing was written as its result"),
+        )
     } else {
         let (trained, host) = (number("trained_parameters"), number("host_parameters"));
-        let norm = summary["change_norm"].as_f64().map_or_else(String::new, decimal);
+        let norm = summary["change_norm"]
+            .as_f64()
+            .map_or_else(String::new, decimal);
         let detail = format!(
             "numbers trained, {} of the host's {}; {} tensors moved, norm of the change {norm}",
             share(trained, host),
@@ -124,7 +138,11 @@ fn changed(run: &RunData) -> Tile {
         );
         (count(trained), detail)
     };
-    Tile { title: "Changed", value, detail }
+    Tile {
+        title: "Changed",
+        value,
+        detail,
+    }
 }
 
 fn gained(run: &RunData) -> Tile {
@@ -132,7 +150,11 @@ fn gained(run: &RunData) -> Tile {
     let loss = match (info.loss_before, info.loss_after) {
         (Some(before), Some(after)) => Some((
             format!("{} → {}", decimal(before), decimal(after)),
-            format!("held-out loss; perplexity {} → {}", decimal(before.exp()), decimal(after.exp())),
+            format!(
+                "held-out loss; perplexity {} → {}",
+                decimal(before.exp()),
+                decimal(after.exp())
+            ),
         )),
         _ => None,
     };
@@ -146,9 +168,16 @@ fn gained(run: &RunData) -> Tile {
             ),
         ),
         (None, Some(loss)) => loss,
-        (None, None) => ("not measured".into(), "the run has no held-out rows that were scored".into()),
+        (None, None) => (
+            "not measured".into(),
+            "the run has no held-out rows that were scored".into(),
+        ),
     };
-    Tile { title: "Gained", value, detail }
+    Tile {
+        title: "Gained",
+        value,
+        detail,
+    }
 }
 
 fn kept(run: &RunData) -> Tile {
@@ -156,9 +185,15 @@ fn kept(run: &RunData) -> Tile {
     let (value, detail) = match &run.recall {
         Some([_, facts]) => (
             arrow(facts.before, facts.after),
-            format!("of {} facts in the wording the host was trained on", facts.asked),
+            format!(
+                "of {} facts in the wording the host was trained on",
+                facts.asked
+            ),
         ),
-        None if fresh => ("nothing to keep".into(), "training began from random weights".into()),
+        None if fresh => (
+            "nothing to keep".into(),
+            "training began from random weights".into(),
+        ),
         None => (
             "host unchanged".into(),
             "its files were not touched; what it still knows with the adapter was not measured \
@@ -166,12 +201,19 @@ fn kept(run: &RunData) -> Tile {
                 .into(),
         ),
     };
-    Tile { title: "Kept", value, detail }
+    Tile {
+        title: "Kept",
+        value,
+        detail,
+    }
 }
 
 fn cost(run: &RunData) -> Tile {
     let info = &run.detail.info;
-    let speed = run.lines.iter().find(|line| line.metric == "tokens_per_second");
+    let speed = run
+        .lines
+        .iter()
+        .find(|line| line.metric == "tokens_per_second");
     let speed = speed.and_then(|line| {
         let mut values: Vec<f64> = line.points.iter().map(|point| point.1).collect();
         values.sort_by(f64::total_cmp);
@@ -179,7 +221,10 @@ fn cost(run: &RunData) -> Tile {
     });
     let mut parts = vec![format!("{} steps", count(info.steps))];
     parts.extend(speed.map(|speed| format!("{} tokens/s", count(speed as u64))));
-    parts.extend(info.peak_memory.map(|peak| format!("peak memory {}", bytes(peak))));
+    parts.extend(
+        info.peak_memory
+            .map(|peak| format!("peak memory {}", bytes(peak))),
+    );
     Tile {
         title: "Cost",
         value: info.seconds.map_or_else(|| "unknown".to_owned(), seconds),
@@ -193,10 +238,17 @@ pub(super) fn arrow(before: f64, after: f64) -> String {
 
 fn own_answers(answers: &[Answer]) -> Answers {
     let row = |one: &Answer| {
-        vec![one.question.clone(), one.expected.clone(), one.before.clone(), one.after.clone()]
+        vec![
+            one.question.clone(),
+            one.expected.clone(),
+            one.before.clone(),
+            one.after.clone(),
+        ]
     };
     Answers {
-        columns: ["question", "right answer", "before", "after"].map(str::to_owned).to_vec(),
+        columns: ["question", "right answer", "before", "after"]
+            .map(str::to_owned)
+            .to_vec(),
         rows: answers.iter().map(row).collect(),
     }
 }
@@ -204,13 +256,23 @@ fn own_answers(answers: &[Answer]) -> Answers {
 pub(super) fn heats(runs: &[&RunData], top: f64) -> Vec<Heats> {
     runs.iter()
         .filter(|run| !run.sites.is_empty())
-        .map(|run| Heats { name: run.name().to_owned(), heat: heat(&run.sites, top) })
+        .map(|run| Heats {
+            name: run.name().to_owned(),
+            heat: heat(&run.sites, top),
+        })
         .collect()
 }
 
 fn data_rows(data: &Value) -> Vec<(String, String)> {
-    let name = |key: &str| key.replace('_', " ").replace("held out counts.", "held out: ").replace("counts.", "");
-    super::data::flattened(data).into_iter().map(|(key, value)| (name(&key), value)).collect()
+    let name = |key: &str| {
+        key.replace('_', " ")
+            .replace("held out counts.", "held out: ")
+            .replace("counts.", "")
+    };
+    super::data::flattened(data)
+        .into_iter()
+        .map(|(key, value)| (name(&key), value))
+        .collect()
 }
 
 fn attempts(run: &RunData) -> Vec<Vec<String>> {
@@ -235,6 +297,7 @@ fn attempts(run: &RunData) -> Vec<Vec<String>> {
 }
 
 fn artifacts(run: &RunData) -> Vec<(String, String, String)> {
-    let row = |one: &crate::record::Artifact| (one.path.clone(), bytes(one.bytes), one.blake3.clone());
+    let row =
+        |one: &crate::record::Artifact| (one.path.clone(), bytes(one.bytes), one.blake3.clone());
     run.detail.record.artifacts.iter().map(row).collect()
 }

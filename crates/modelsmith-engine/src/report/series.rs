@@ -35,7 +35,10 @@ pub(super) fn lines(records: &[MetricsLine]) -> Vec<Line> {
     for record in records {
         for (metric, value) in record.values() {
             let point = (record.step as f64, value);
-            match found.iter_mut().find(|line| line.kind == record.kind && line.metric == metric) {
+            match found
+                .iter_mut()
+                .find(|line| line.kind == record.kind && line.metric == metric)
+            {
                 Some(line) => line.points.push(point),
                 None => found.push(Line {
                     label: spoken_kind(&record.kind).to_owned(),
@@ -59,10 +62,16 @@ pub(super) fn of_run(lines: &[Line]) -> Vec<Chart> {
     for line in lines {
         let title = spoken(&line.metric);
         let color = usize::from(line.kind != "train");
-        let line = Line { color, ..line.clone() };
+        let line = Line {
+            color,
+            ..line.clone()
+        };
         match charts.iter_mut().find(|chart| chart.title == title) {
             Some(chart) => chart.lines.push(line),
-            None => charts.push(Chart { title, lines: vec![line] }),
+            None => charts.push(Chart {
+                title,
+                lines: vec![line],
+            }),
         }
     }
     charts
@@ -74,10 +83,17 @@ pub(super) fn of_runs(runs: &[(&str, &[Line])]) -> Vec<Chart> {
     for (color, (name, lines)) in runs.iter().enumerate() {
         for line in *lines {
             let title = format!("{}, {}", spoken(&line.metric), spoken_kind(&line.kind));
-            let line = Line { label: (*name).to_owned(), color, ..line.clone() };
+            let line = Line {
+                label: (*name).to_owned(),
+                color,
+                ..line.clone()
+            };
             match charts.iter_mut().find(|chart| chart.title == title) {
                 Some(chart) => chart.lines.push(line),
-                None => charts.push(Chart { title, lines: vec![line] }),
+                None => charts.push(Chart {
+                    title,
+                    lines: vec![line],
+                }),
             }
         }
     }
@@ -98,7 +114,9 @@ fn spoken_kind(kind: &str) -> &str {
 fn spoken(name: &str) -> String {
     let words = name.replace('_', " ");
     let mut letters = words.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
 }
 
 /// Stretches of equal length, each with its lowest and highest point, and both ends.

@@ -21,35 +21,49 @@ fn run(dir: &Path, name: &str, rank: u64) -> PathBuf {
     let mut lines = Vec::new();
     for step in 1..=30u32 {
         let loss = 3.0 / f64::from(step);
-        lines.push(json!({"kind": "train", "step": step, "loss": loss, "gradient_norm": 0.5,
-                          "learning_rate": 1e-3 * f64::from(step), "penalty": 0.0}));
+        lines.push(
+            json!({"kind": "train", "step": step, "loss": loss, "gradient_norm": 0.5,
+                          "learning_rate": 1e-3 * f64::from(step), "penalty": 0.0}),
+        );
     }
     for step in [0, 15, 30] {
         lines.push(json!({"kind": "eval", "step": step, "loss": 2.5, "accuracy": 0.25}));
     }
     let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
     fs::write(run.join("metrics.jsonl"), text.join("\n")).unwrap();
-    put("summary.json", json!({
-        "steps": 30, "loss_before": 3.0, "loss_after": 1.25, "trained_parameters": 1234,
-        "host_parameters": 1_000_000, "changed_parameters": 4, "change_norm": 0.75, "seconds": 9.5
-    }));
-    put("sites.json", json!([
-        {"path": "model.layers.0.self_attn.q_proj", "change": 0.5, "base": 10.0},
-        {"path": "model.layers.1.mlp.up_proj", "change": 1.0, "base": 10.0},
-        {"path": "lm_head", "change": 0.25, "base": 10.0}
-    ]));
-    put("quickstart.json", json!({
-        "questions_before": {"right": 1, "asked": 50}, "questions_after": {"right": 40, "asked": 50},
-        "facts_before": {"right": 99, "asked": 100}, "facts_after": {"right": 98, "asked": 100},
-        "answers": [{"question": TRICK, "expected": "Bern", "before": "<b>Oslo</b>", "after": "Bern"}]
-    }));
-    put("record.json", json!({
-        "version": "0.1.0", "recipe": "abc",
-        "attempts": [{"pid": 1, "started": 1_795_507_200, "ended": 1_795_507_300, "outcome": "finished",
-                      "seconds": 100.0, "peak_memory": 5_000_000}],
-        "warnings": [{"text": TRICK, "count": 17}],
-        "artifacts": [{"path": "metrics.jsonl", "bytes": 1, "blake3": "00ff00ff"}]
-    }));
+    put(
+        "summary.json",
+        json!({
+            "steps": 30, "loss_before": 3.0, "loss_after": 1.25, "trained_parameters": 1234,
+            "host_parameters": 1_000_000, "changed_parameters": 4, "change_norm": 0.75, "seconds": 9.5
+        }),
+    );
+    put(
+        "sites.json",
+        json!([
+            {"path": "model.layers.0.self_attn.q_proj", "change": 0.5, "base": 10.0},
+            {"path": "model.layers.1.mlp.up_proj", "change": 1.0, "base": 10.0},
+            {"path": "lm_head", "change": 0.25, "base": 10.0}
+        ]),
+    );
+    put(
+        "quickstart.json",
+        json!({
+            "questions_before": {"right": 1, "asked": 50}, "questions_after": {"right": 40, "asked": 50},
+            "facts_before": {"right": 99, "asked": 100}, "facts_after": {"right": 98, "asked": 100},
+            "answers": [{"question": TRICK, "expected": "Bern", "before": "<b>Oslo</b>", "after": "Bern"}]
+        }),
+    );
+    put(
+        "record.json",
+        json!({
+            "version": "0.1.0", "recipe": "abc",
+            "attempts": [{"pid": 1, "started": 1_795_507_200, "ended": 1_795_507_300, "outcome": "finished",
+                          "seconds": 100.0, "peak_memory": 5_000_000}],
+            "warnings": [{"text": TRICK, "count": 17}],
+            "artifacts": [{"path": "metrics.jsonl", "bytes": 1, "blake3": "00ff00ff"}]
+        }),
+    );
     run
 }
 
@@ -59,7 +73,10 @@ fn page(run: &Path) -> String {
 
 /// Texts of the elements between two marks.
 fn between<'a>(page: &'a str, from: &'a str, to: &'a str) -> Vec<&'a str> {
-    page.split(from).skip(1).filter_map(|part| part.split(to).next()).collect()
+    page.split(from)
+        .skip(1)
+        .filter_map(|part| part.split(to).next())
+        .collect()
 }
 
 fn assert_self_contained(page: &str) {
@@ -71,8 +88,14 @@ fn assert_self_contained(page: &str) {
     }
     // Our own script is the only one that runs.
     let scripts = between(page, "<script", ">");
-    let plain = scripts.iter().filter(|attributes| attributes.is_empty()).count();
-    let data = scripts.iter().filter(|text| text.contains("application/json")).count();
+    let plain = scripts
+        .iter()
+        .filter(|attributes| attributes.is_empty())
+        .count();
+    let data = scripts
+        .iter()
+        .filter(|text| text.contains("application/json"))
+        .count();
     assert_eq!((plain, plain + data), (1, scripts.len()));
     assert_eq!(page.matches("</script>").count(), scripts.len());
     assert!(page.contains("name=\"viewport\"") && page.contains("prefers-color-scheme: dark"));
@@ -100,14 +123,26 @@ fn a_report_has_every_metric_and_no_empty_chart() {
     let page = page(&run(dir.path(), "a", 4));
     // Loss, gradient norm, learning rate, penalty, accuracy.
     assert_no_empty_chart(&page, 5);
-    for title in ["Loss", "Gradient norm", "Learning rate", "Penalty", "Accuracy"] {
-        assert!(page.contains(&format!("<figcaption>{title}</figcaption>")), "{title}");
+    for title in [
+        "Loss",
+        "Gradient norm",
+        "Learning rate",
+        "Penalty",
+        "Accuracy",
+    ] {
+        assert!(
+            page.contains(&format!("<figcaption>{title}</figcaption>")),
+            "{title}"
+        );
     }
     let data = between(&page, "class=\"chart-data\">", "</script>");
     let loss: serde_json::Value = serde_json::from_str(data[0]).unwrap();
     assert_eq!(loss["lines"][0]["points"].as_array().unwrap().len(), 30);
     assert_eq!(loss["lines"][0]["points"][29], json!([30.0, 0.1]));
-    assert_eq!(loss["lines"][1]["points"], json!([[0.0, 2.5], [15.0, 2.5], [30.0, 2.5]]));
+    assert_eq!(
+        loss["lines"][1]["points"],
+        json!([[0.0, 2.5], [15.0, 2.5], [30.0, 2.5]])
+    );
 }
 
 #[test]
@@ -115,9 +150,19 @@ fn a_report_says_what_was_changed_gained_kept_and_spent() {
     let dir = tempfile::tempdir().unwrap();
     let page = page(&run(dir.path(), "a", 4));
     for text in [
-        "1 234", "2.0 % → 80.0 %", "99.0 % → 98.0 %", "3.000 → 1.250", "1m 40s", "5.0 MB",
-        "2026-11-24 08:00 UTC", "<td class=\"number\">17</td>", "00ff00ff",
-        "metrics.jsonl no longer has the bytes", "rank = 4", "--level:100%", "--level:25%",
+        "1 234",
+        "2.0 % → 80.0 %",
+        "99.0 % → 98.0 %",
+        "3.000 → 1.250",
+        "1m 40s",
+        "5.0 MB",
+        "2026-11-24 08:00 UTC",
+        "<td class=\"number\">17</td>",
+        "00ff00ff",
+        "metrics.jsonl no longer has the bytes",
+        "rank = 4",
+        "--level:100%",
+        "--level:25%",
     ] {
         assert!(page.contains(text), "{text}");
     }
@@ -131,7 +176,10 @@ fn texts_cannot_break_out_of_the_page() {
     let output = dir.path().join("both.html");
     compare(&[a.clone(), b], &output).unwrap();
     for page in [page(&a), fs::read_to_string(&output).unwrap()] {
-        assert!(!page.contains("alert(\"x\")") && !page.contains("<b>Oslo"), "unescaped");
+        assert!(
+            !page.contains("alert(\"x\")") && !page.contains("<b>Oslo"),
+            "unescaped"
+        );
         assert!(page.contains("&#60;script&#62;") || page.contains("&lt;script&gt;"));
         assert_self_contained(&page);
     }
@@ -146,7 +194,11 @@ fn an_unfinished_run_has_a_report_too() {
     let folder = RunFolder::create(&recipe).unwrap();
     let text = page(folder.path());
     assert!(text.contains("No metric was recorded") && text.contains("badge running"));
-    fs::write(folder.path().join("metrics.jsonl"), "{\"kind\":\"train\",\"step\":1,\"loss\":2.0}\n").unwrap();
+    fs::write(
+        folder.path().join("metrics.jsonl"),
+        "{\"kind\":\"train\",\"step\":1,\"loss\":2.0}\n",
+    )
+    .unwrap();
     drop(folder);
     let text = page(&dir.path().join("young"));
     assert!(text.contains("badge interrupted"));

@@ -58,7 +58,7 @@ pub fn prepare(
             })?;
             mask_tokens(batch, &mut ids, masking, stream)
         }
-        Head::SequenceClasses(_) => (Vec::new(), class_targets(batch)?),
+        Head::SequenceClasses(classes) => (Vec::new(), class_targets(batch, classes)?),
         Head::Base => {
             return Err(Error::Usage(
                 "this model has no head to train; load a checkpoint with one".into(),
@@ -104,13 +104,21 @@ fn token_targets(batch: &Batch) -> (Vec<i64>, Vec<i64>) {
         .unzip()
 }
 
-fn class_targets(batch: &Batch) -> Result<Vec<i64>> {
+fn class_targets(batch: &Batch, classes: usize) -> Result<Vec<i64>> {
     let labels = batch.class_labels.as_ref().ok_or_else(|| {
         Error::config(
             "data.format",
             "the rows have no classes; a classification head needs format = \"classification\"",
         )
     })?;
+    if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
+        return Err(Error::config(
+            "host.classes",
+            format!(
+                "the data has class number {label}, counted from 0; the head has {classes} classes"
+            ),
+        ));
+    }
     Ok(labels.iter().map(|label| i64::from(*label)).collect())
 }
 
@@ -258,6 +266,18 @@ mod tests {
         packed.segments = Some(vec![1, 2, 2, 1, 1, 0]);
         let (places, targets) = causal_targets(&packed);
         assert_eq!((places, targets), (vec![1, 3], vec![7, 9]));
+    }
+
+    #[test]
+    fn classes_beyond_the_head_are_refused() {
+        let labelled = Batch {
+            class_labels: Some(vec![0, 2]),
+            ..batch()
+        };
+        assert_eq!(class_targets(&labelled, 3).unwrap(), [0, 2]);
+        let error = class_targets(&labelled, 2).unwrap_err().to_string();
+        assert!(error.contains("class number 2"), "{error}");
+        assert!(class_targets(&batch(), 3).is_err());
     }
 
     #[test]

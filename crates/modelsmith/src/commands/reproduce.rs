@@ -5,9 +5,9 @@ use crate::cli::Common;
 use crate::failure::Outcome;
 use crate::render::{self, Output};
 use clap::{Args, ValueEnum};
+use modelsmith_engine::Stop;
 use modelsmith_engine::claim::file::Tier;
 use modelsmith_engine::claim::{ReproduceOptions, Which, reproduce};
-use modelsmith_engine::Stop;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -85,7 +85,11 @@ impl Reproduce {
         };
         let reports = reproduce(&options, &stop, &mut say)?;
         output.result("reproduce", &serde_json::json!({"claims": reports}), || {
-            reports.iter().map(render::claim).collect::<Vec<_>>().join("\n\n")
+            reports
+                .iter()
+                .map(render::claim)
+                .collect::<Vec<_>>()
+                .join("\n\n")
         })
     }
 }

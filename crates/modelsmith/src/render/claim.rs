@@ -1,9 +1,9 @@
 //! What a reproduction found, beside what the paper says.
 
 use super::{Align, Table, bytes, count, seconds};
+use modelsmith_engine::claim::Direction;
 use modelsmith_engine::claim::file::Metric;
 use modelsmith_engine::claim::report::{ClaimReport, Comparison, ExperimentReport, Figure};
-use modelsmith_engine::claim::Direction;
 
 /// Statement, the paper's figures, tables of arms and differences, verdict.
 pub(crate) fn claim(report: &ClaimReport) -> String {
@@ -21,7 +21,9 @@ pub(crate) fn claim(report: &ClaimReport) -> String {
         });
     }
     let hardware = &report.hardware;
-    let load = hardware.load.map_or(String::new(), |load| format!(", load {load:.1}"));
+    let load = hardware
+        .load
+        .map_or(String::new(), |load| format!(", load {load:.1}"));
     parts.push(format!(
         "verdict  {} ({} tier, {}, {} cores {}{load})",
         report.verdict.words(),
@@ -35,7 +37,11 @@ pub(crate) fn claim(report: &ClaimReport) -> String {
 
 fn paper(report: &ClaimReport) -> String {
     let left = Align::Left;
-    let mut table = Table::new(&[("the paper's figures", left), ("arm", left), ("figure", left)]);
+    let mut table = Table::new(&[
+        ("the paper's figures", left),
+        ("arm", left),
+        ("figure", left),
+    ]);
     for one in &report.paper {
         table.row([one.setting.clone(), one.arm.clone(), one.figure.clone()]);
     }
@@ -44,20 +50,38 @@ fn paper(report: &ClaimReport) -> String {
 
 fn arms(experiment: &ExperimentReport) -> String {
     let scored: Vec<String> = experiment.arms.first().map_or(Vec::new(), |arm| {
-        arm.figures.iter().map(|figure| format!("{} {}", figure.test, figure.metric.name())).collect()
+        arm.figures
+            .iter()
+            .map(|figure| format!("{} {}", figure.test, figure.metric.name()))
+            .collect()
     });
-    let mut columns = vec![(experiment.id.as_str(), Align::Left), ("trained", Align::Right), ("rate", Align::Right)];
+    let mut columns = vec![
+        (experiment.id.as_str(), Align::Left),
+        ("trained", Align::Right),
+        ("rate", Align::Right),
+    ];
     columns.extend(scored.iter().map(|name| (name.as_str(), Align::Right)));
     columns.extend([("time", Align::Right), ("peak memory", Align::Right)]);
     let mut table = Table::new(&columns);
     if !experiment.untrained.is_empty() {
         let cells = ["host alone".into(), "0".into(), String::new()];
-        table.row(cells.into_iter().chain(experiment.untrained.iter().map(figure)));
+        table.row(
+            cells
+                .into_iter()
+                .chain(experiment.untrained.iter().map(figure)),
+        );
     }
     for arm in &experiment.arms {
-        let cells = [arm.id.clone(), count(arm.trained_parameters), arm.learning_rate.to_string()];
+        let cells = [
+            arm.id.clone(),
+            count(arm.trained_parameters),
+            arm.learning_rate.to_string(),
+        ];
         let cells = cells.into_iter().chain(arm.figures.iter().map(figure));
-        let cost = [seconds(arm.seconds), arm.peak_memory.map_or(String::new(), bytes)];
+        let cost = [
+            seconds(arm.seconds),
+            arm.peak_memory.map_or(String::new(), bytes),
+        ];
         table.row(cells.chain(cost));
     }
     table.render()
@@ -65,7 +89,14 @@ fn arms(experiment: &ExperimentReport) -> String {
 
 fn differences(experiment: &ExperimentReport) -> String {
     let left = Align::Left;
-    let columns = ["difference", "on", "expected", "found", "95 % interval", "verdict"];
+    let columns = [
+        "difference",
+        "on",
+        "expected",
+        "found",
+        "95 % interval",
+        "verdict",
+    ];
     let mut table = Table::new(&columns.map(|name| (name, left)));
     for found in &experiment.comparisons {
         let number = |value: f64| signed(value, found.metric);
@@ -93,7 +124,9 @@ fn expected(found: &Comparison) -> String {
 /// Exact answers are told in percent.
 fn figure(figure: &Figure) -> String {
     let (scale, places, unit) = scale(figure.metric);
-    let spread = figure.deviation.map_or(String::new(), |value| format!(" ± {:.places$}", value * scale));
+    let spread = figure.deviation.map_or(String::new(), |value| {
+        format!(" ± {:.places$}", value * scale)
+    });
     format!("{:.places$}{spread}{unit}", figure.mean * scale)
 }
 

@@ -18,7 +18,9 @@ pub(crate) use claim::claim;
 pub(crate) use evaluation::evaluation;
 pub(crate) use inspection::inspection;
 pub(crate) use methods::{method, methods};
-pub(crate) use modelsmith_engine::numbers::{bytes, count, decimal, seconds, shape, share, sparkline};
+pub(crate) use modelsmith_engine::numbers::{
+    bytes, count, decimal, seconds, shape, share, sparkline,
+};
 pub(crate) use output::Output;
 pub(crate) use plan::plan;
 pub(crate) use progress::Progress;

@@ -56,7 +56,12 @@ pub(crate) fn comparison(runs: &[RunInfo], page: &Path) -> String {
 /// A run with its warnings and its files.
 pub(crate) fn run(detail: &RunDetail) -> String {
     let info = &detail.info;
-    let mut lines = vec![format!("{}  {}  {}", info.name, info.state.as_str(), info.method)];
+    let mut lines = vec![format!(
+        "{}  {}  {}",
+        info.name,
+        info.state.as_str(),
+        info.method
+    )];
     let mut line = |name: &str, text: String| {
         if !text.is_empty() {
             lines.push(format!("{name:<9} {text}"));
@@ -70,22 +75,34 @@ pub(crate) fn run(detail: &RunDetail) -> String {
     line("started", info.started.map_or_else(String::new, date));
     line("ended", info.finished.map_or_else(String::new, date));
     line("steps", count(info.steps));
-    line("held out", match loss(info) {
-        text if text.is_empty() => text,
-        text => format!("loss {text}"),
-    });
-    let memory = info.peak_memory.map_or_else(String::new, |peak| format!(", peak memory {}", bytes(peak)));
-    line("cost", info.seconds.map_or_else(String::new, |time| seconds(time) + &memory));
+    line(
+        "held out",
+        match loss(info) {
+            text if text.is_empty() => text,
+            text => format!("loss {text}"),
+        },
+    );
+    let memory = info
+        .peak_memory
+        .map_or_else(String::new, |peak| format!(", peak memory {}", bytes(peak)));
+    line(
+        "cost",
+        info.seconds
+            .map_or_else(String::new, |time| seconds(time) + &memory),
+    );
     line("error", info.error.clone().unwrap_or_default());
     for warning in &detail.record.warnings {
         line("warning", format!("{} (x {})", warning.text, warning.count));
     }
     let total = detail.record.artifacts.len();
     if total > 0 {
-        line("files", match detail.changed_files.as_slice() {
-            [] => format!("{total}, all with the checksums of the record"),
-            changed => format!("{total}; changed since: {}", changed.join(", ")),
-        });
+        line(
+            "files",
+            match detail.changed_files.as_slice() {
+                [] => format!("{total}, all with the checksums of the record"),
+                changed => format!("{total}; changed since: {}", changed.join(", ")),
+            },
+        );
     }
     lines.join("\n")
 }

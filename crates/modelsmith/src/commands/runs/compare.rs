@@ -32,10 +32,14 @@ impl Compare {
     pub(super) fn execute(self, output: &Output) -> Outcome {
         let find = |run: &String| self.folder.find(run);
         let runs: Vec<PathBuf> = self.runs.iter().map(find).collect::<Outcome<_>>()?;
-        let page = self.output.unwrap_or_else(|| report::comparison_path(&runs));
+        let page = self
+            .output
+            .unwrap_or_else(|| report::comparison_path(&runs));
         report::compare(&runs, &page)?;
-        let infos: Vec<RunInfo> =
-            runs.iter().map(|run| RunInfo::read(run)).collect::<Result<_, _>>()?;
+        let infos: Vec<RunInfo> = runs
+            .iter()
+            .map(|run| RunInfo::read(run))
+            .collect::<Result<_, _>>()?;
         let value = json!({"runs": infos, "report": page});
         output.result("runs.compare", &value, || render::comparison(&infos, &page))
     }

@@ -33,7 +33,11 @@ impl List {
     /// Lists them.
     pub(super) fn execute(self, output: &Output) -> Outcome {
         let state = self.state.as_deref().map(str::parse::<State>).transpose()?;
-        let filter = Filter { state, method: self.method, search: self.search };
+        let filter = Filter {
+            state,
+            method: self.method,
+            search: self.search,
+        };
         let listing = index::list(&self.folder.folder, &filter)?;
         if let Some(warning) = &listing.warning {
             output.warn(warning);

@@ -31,16 +31,23 @@ impl Remove {
     pub(super) fn execute(self, output: &Output) -> Outcome {
         let find = |run: &String| self.folder.find(run);
         let paths: Vec<PathBuf> = self.runs.iter().map(find).collect::<Outcome<_>>()?;
-        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        let names: Vec<String> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
         if !self.yes {
-            let problem =
-                format!("this removes {} with all files; say so with --yes", names.join(", "));
+            let problem = format!(
+                "this removes {} with all files; say so with --yes",
+                names.join(", ")
+            );
             return Err(Error::Usage(problem).into());
         }
         for path in &paths {
             runs::remove(path)?;
         }
         let value = json!({"removed": names});
-        output.result("runs.rm", &value, || format!("removed   {}", names.join(", ")))
+        output.result("runs.rm", &value, || {
+            format!("removed   {}", names.join(", "))
+        })
     }
 }

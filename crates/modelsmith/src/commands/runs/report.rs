@@ -26,6 +26,8 @@ impl Report {
     pub(super) fn execute(self, output: &Output) -> Outcome {
         let path = report::write(&self.folder.find(&self.run)?)?;
         let value = json!({"report": path});
-        output.result("runs.report", &value, || format!("written   {}", path.display()))
+        output.result("runs.report", &value, || {
+            format!("written   {}", path.display())
+        })
     }
 }
