@@ -5,7 +5,7 @@
 //! data and budget -> scores of every held-out item -> paired two-level bootstrap -> verdict
 //! ```
 //!
-//! [`file`] is what a claim says, [`reproduce()`] does it, [`report`] is what was found;
+//! [`mod@file`] is what a claim says, [`reproduce()`] does it, [`report`] is what was found;
 //! [`bootstrap`] and [`verdict`] are the statistics. `docs/claims/NN-name.json` keeps the last
 //! full-tier report of each claim, and `docs/CLAIMS.md` is made from all of them.
 
