@@ -1,7 +1,6 @@
 //! Adapters to one PEFT folder: as plain LoRA, scaled, or several combined.
 
 use crate::adapter_folder::{self, Provenance};
-use crate::fresh_folder::FreshFolder;
 use crate::model::{Model, ModelOptions};
 use crate::probe;
 use modelsmith_core::error::{Error, Result};
@@ -78,20 +77,7 @@ pub struct Report {
 /// cover, and ([`Error::Verification`]) an exact conversion that computes something else.
 pub fn run(options: &ConvertOptions) -> Result<Report> {
     let how = combination(options)?;
-    let model = Model::load(&options.model)?;
-    if model.adapters.is_empty() {
-        return Err(Error::Usage(
-            "nothing to convert; give --adapter FOLDER".into(),
-        ));
-    }
-    let folders: Vec<PathBuf> = model
-        .adapters
-        .iter()
-        .map(|(reference, _)| reference.folder())
-        .collect();
-    let mut inputs: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
-    inputs.push(&model.folder);
-    let fresh = FreshFolder::begin(&options.output, &inputs)?;
+    let (model, folders, fresh) = Model::for_writing(&options.model, &options.output, "convert")?;
     let single = match model.adapters.as_slice() {
         [(reference, _)] => reference.weight == 1.0 && options.combine != Combine::Svd,
         _ => false,

@@ -8,7 +8,6 @@
 //! that the attached adapters give (within 1e-4 of the largest), and what is read back from the
 //! files is bit for bit what was to be written.
 
-use crate::fresh_folder::FreshFolder;
 use crate::model::{Model, ModelOptions};
 use crate::probe;
 use burn::tensor::Tensor;
@@ -81,20 +80,7 @@ pub struct Report {
 /// No adapter, an output that is an input or not empty, weights that are not finite, and
 /// ([`Error::Verification`]) a merge that changes nothing or computes something else.
 pub fn run(options: &MergeOptions) -> Result<Report> {
-    let model = Model::load(&options.model)?;
-    if model.adapters.is_empty() {
-        return Err(Error::Usage(
-            "nothing to merge; give --adapter FOLDER".into(),
-        ));
-    }
-    let folders: Vec<PathBuf> = model
-        .adapters
-        .iter()
-        .map(|(reference, _)| reference.folder())
-        .collect();
-    let mut inputs: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
-    inputs.push(&model.folder);
-    let fresh = FreshFolder::begin(&options.output, &inputs)?;
+    let (model, folders, fresh) = Model::for_writing(&options.model, &options.output, "merge")?;
     let merged = Merged::new(&model)?;
     let dtype = options.dtype.unwrap_or_else(|| widest(&model.host));
     merged.check_range(dtype)?;
@@ -114,7 +100,7 @@ pub fn run(options: &MergeOptions) -> Result<Report> {
         .sum::<Result<u64>>()?;
     fresh.publish()?;
     Ok(Report {
-        host: model.folder.clone(),
+        host: model.folder,
         adapters: folders,
         output: options.output.clone(),
         dtype: dtype.name(),

@@ -2,6 +2,7 @@
 
 use crate::adapter_folder;
 use crate::device::device;
+use crate::fresh_folder::FreshFolder;
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Reader, read_json};
@@ -102,6 +103,30 @@ impl Model {
     /// A host or an adapter that is not there, not readable, or not made for the other.
     pub fn load(options: &ModelOptions) -> Result<Self> {
         Self::load_on(options, &device(&options.device)?)
+    }
+
+    /// Loads what is to be written anew as one folder, which is begun beside `output`; also gives
+    /// the adapters' folders. `verb` says in an error what was asked for.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; no adapter, and an output that is an input or not empty.
+    pub(crate) fn for_writing(
+        options: &ModelOptions,
+        output: &Path,
+        verb: &str,
+    ) -> Result<(Self, Vec<PathBuf>, FreshFolder)> {
+        let model = Self::load(options)?;
+        if model.adapters.is_empty() {
+            return Err(Error::Usage(format!(
+                "nothing to {verb}; give --adapter FOLDER"
+            )));
+        }
+        let references = model.adapters.iter();
+        let folders: Vec<PathBuf> = references.map(|(found, _)| found.folder()).collect();
+        let mut inputs: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
+        inputs.push(&model.folder);
+        let fresh = FreshFolder::begin(output, &inputs)?;
+        Ok((model, folders, fresh))
     }
 
     /// [`Model::load`] on a device that is there already.

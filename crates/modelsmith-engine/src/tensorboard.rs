@@ -23,7 +23,6 @@ impl EventFile {
         let seconds = now() as u64;
         let path = folder.join(format!("events.out.tfevents.{seconds}.{part}"));
         // An event stream is appended to while it is read, so it cannot be written and renamed.
-        #[allow(clippy::disallowed_methods)]
         let file = File::create(&path).map_err(|error| Error::io(&path, error))?;
         let mut events = Self { path, file };
         let mut event = Vec::new();
