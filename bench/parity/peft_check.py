@@ -55,17 +55,25 @@ TRAINED_HERE = {
     "dora": {"method.name": "dora", "method.rank": 4},
     "all-linear": {"method.rank": 4, "method.target_modules": '"all-linear"'},
     "embedding": {"method.rank": 4, "method.target_modules": '["embed_tokens", "q_proj"]'},
+    "prompt-tuning": {"method.name": "prompt_tuning", "method.virtual_tokens": 4},
 }
 
 # ---- The comparison -----------------------------------------------------------------------------
 
-# Name -> PEFT's LoraConfig of the adapters that PEFT makes and the program must read.
+
+
+def lora(**settings):
+    return peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
+
+
+# Name -> PEFT's configuration of the adapters that PEFT makes and the program must read.
 MADE_BY_PEFT = {
-    "lora": dict(target_modules=["q_proj", "v_proj"]),
-    "rslora": dict(target_modules=["q_proj", "v_proj"], use_rslora=True),
-    "dora": dict(target_modules=["q_proj", "v_proj"], use_dora=True),
-    "all-linear": dict(target_modules="all-linear"),
-    "embedding": dict(target_modules=["embed_tokens", "q_proj"]),
+    "lora": lora(target_modules=["q_proj", "v_proj"]),
+    "rslora": lora(target_modules=["q_proj", "v_proj"], use_rslora=True),
+    "dora": lora(target_modules=["q_proj", "v_proj"], use_dora=True),
+    "all-linear": lora(target_modules="all-linear"),
+    "embedding": lora(target_modules=["embed_tokens", "q_proj"]),
+    "prompt-tuning": peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
 }
 LINES = [f"{who} {what} {where}." for who in ("The girl", "Tom", "A small dog", "The old man")
          for what in ("was born", "went to play", "saw a red ball", "works") for where in ("in the park", "by the sea", "in the town")]
@@ -96,12 +104,15 @@ def scaled(found, wanted):
 def peft_logits(base, adapter, ids, mask):
     """Logits at the unmasked places: without the adapter, with it, and with it in f64."""
     model = load_base(base)
-    inputs, here = dict(input_ids=ids, attention_mask=mask), mask.bool()
+
+    def logits(model):
+        # A prompt's own columns stand before those of the tokens.
+        return model(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1]:][mask.bool()]
+
     with torch.no_grad():
-        plain = model(**inputs).logits[here]
+        plain = logits(model)
         model = peft.PeftModel.from_pretrained(model, adapter).eval()
-        single = model(**inputs).logits[here]
-        return plain, single, model.double()(**inputs).logits[here]
+        return plain, logits(model), logits(model.double())
 
 
 def difference(base, adapter, dump):
@@ -130,8 +141,7 @@ def trained_here(name, base, data, folder):
 def made_by_peft(name, base, data, folder):
     """A random adapter that PEFT saves, in our program."""
     out = folder / f"peft-{name}"
-    config = peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **MADE_BY_PEFT[name])
-    model = peft.get_peft_model(load_base(base), config)
+    model = peft.get_peft_model(load_base(base), MADE_BY_PEFT[name])
     generator = torch.Generator().manual_seed(1)
     for _, tensor in sorted(model.named_parameters()):
         if tensor.requires_grad:

@@ -6,6 +6,7 @@
 //! onion: the first is the outermost. With no hooks a host computes directly.
 
 use crate::layers::{Conv2d, Embedding, Linear, Norm};
+use crate::mask::Mask;
 use crate::random::Stream;
 use crate::sites::Site;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -76,6 +77,12 @@ impl<Layer: ?Sized, In, Out> Call<'_, Layer, In, Out> {
         }
     }
 
+    /// Whether [`Call::run`] is the host's own computation, so that a hook that knows the layer may
+    /// do it together with its own part.
+    pub fn is_last(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// The same call again, for a hook that runs the rest more than once.
     pub fn again(&self) -> Self {
         Self {
@@ -98,9 +105,8 @@ pub struct Qkv {
     pub k: Tensor<4>,
     /// `[batch, kv_heads, keys, head_dim]`.
     pub v: Tensor<4>,
-    /// Added to the scores, `[batch or 1, 1, time, keys]`: 0 where attention is allowed, the
-    /// lowest finite f32 where it is not.
-    pub bias: Option<Tensor<4>>,
+    /// Which keys a query sees; [`Mask::dense`] has it as a tensor.
+    pub mask: Mask,
 }
 
 /// Shape and scale of an attention site.
@@ -185,6 +191,23 @@ pub trait Hooks: Send + Sync {
     fn needs_probabilities(&self) -> bool {
         false
     }
+    /// Virtual tokens `[1 or batch, count, width of the token embedding]` that go through the
+    /// network in front of the embedded tokens of every row; `None`, the default, where there are
+    /// none. Asked once in the pass that reads the first tokens; a cache holds them from then on.
+    fn prompt(&self, pass: &Pass) -> Option<Tensor<3>> {
+        let _ = pass;
+        None
+    }
+    /// Keys that [`Hooks::attention`] puts in front of every row: positions begin behind them.
+    fn prefix(&self) -> usize {
+        0
+    }
+}
+
+/// Positions of every row that hooks leave no room for tokens at.
+pub fn virtual_tokens(hooks: &[&dyn Hooks]) -> usize {
+    let pass = &Pass::default();
+    Around { hooks, pass }.virtual_tokens()
 }
 
 /// A host's side of the hooks: opens the calls at its sites.
@@ -272,5 +295,27 @@ impl Around<'_> {
     /// Whether any hook wants the attention probabilities formed.
     pub fn needs_probabilities(&self) -> bool {
         self.hooks.iter().any(|hook| hook.needs_probabilities())
+    }
+
+    /// The prompts of all hooks one behind the other, that of the outermost first.
+    pub fn prompt(&self) -> Option<Tensor<3>> {
+        let prompts = self.hooks.iter().filter_map(|hook| hook.prompt(self.pass));
+        let prompts: Vec<Tensor<3>> = prompts.collect();
+        let batch = prompts.iter().map(|prompt| prompt.dims()[0]).max()?;
+        let whole = prompts.into_iter().map(|prompt| match prompt.dims() {
+            [1, count, width] => prompt.expand([batch, count, width]),
+            _ => prompt,
+        });
+        Some(Tensor::cat(whole.collect(), 1))
+    }
+
+    /// The keys that the hooks put in front.
+    pub fn prefix(&self) -> usize {
+        self.hooks.iter().map(|hook| hook.prefix()).sum()
+    }
+
+    /// Positions of a row that are not left for its tokens.
+    pub fn virtual_tokens(&self) -> usize {
+        self.prefix() + self.prompt().map_or(0, |prompt| prompt.dims()[1])
     }
 }

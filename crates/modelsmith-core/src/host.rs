@@ -21,6 +21,8 @@ pub struct HostInfo {
     pub default_targets: &'static [&'static str],
     /// Modules trained in full beside an adapter: the heads of classifiers.
     pub head_modules: &'static [&'static str],
+    /// Whether the head is a sequence classifier that reads the first token's state.
+    pub pools_first: bool,
     /// The whole `config.json`.
     pub config: Value,
 }

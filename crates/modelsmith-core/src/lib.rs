@@ -1,8 +1,8 @@
 //! Modelsmith's shared words as types.
 //!
 //! This leaf crate names what hosts, methods and drivers share and implements none of them:
-//! [`sites`] and [`hooks`] (where and how a network is changed), [`layers`] (what a host is built
-//! of), [`host`], [`method`] and [`roles`] (what each side offers), [`parameters`], [`files`],
+//! [`sites`] and [`hooks`] (where and how a network is changed), [`layers`] and [`mask`] (what a host
+//! is built of), [`host`], [`method`] and [`roles`] (what each side offers), [`parameters`], [`files`],
 //! [`random`] and [`error`].
 
 pub mod capture;
@@ -11,6 +11,7 @@ pub mod files;
 pub mod hooks;
 pub mod host;
 pub mod layers;
+pub mod mask;
 pub mod method;
 pub mod parameters;
 pub mod random;

@@ -51,6 +51,12 @@ impl Flat {
         Ok(self.values.clone().reshape(shape))
     }
 
+    /// Replaces the values by `f` of them, which finds them unshared where they are.
+    pub fn change(&mut self, f: impl FnOnce(Tensor<1>) -> Tensor<1>) {
+        let nothing = Tensor::empty([0], &self.values.device());
+        self.values = f(std::mem::replace(&mut self.values, nothing));
+    }
+
     /// The values as plain numbers, row-major.
     pub fn to_vec(&self) -> Vec<f32> {
         to_vec(self.values.clone())
@@ -92,10 +98,22 @@ pub trait Parameters {
     /// All float parameters in the order of the module's fields.
     fn parameters(&self) -> Vec<Named>;
 
+    /// Hands out all parameters, in the same order, to be changed. Nothing of the module shares
+    /// their buffers meanwhile, so that they can be written in place. Values must keep their
+    /// shapes; trainable ones become fresh leaves of the autodiff graph.
+    fn update(&mut self, change: &mut dyn FnMut(&mut [Named]));
+
     /// Replaces values: `change` gets name and value and returns the new value, or `None` to
-    /// leave it. New values must have the old shape; trainable ones become fresh leaves of the
-    /// autodiff graph.
-    fn replace(&mut self, change: &mut dyn FnMut(&str, &Flat) -> Option<Flat>);
+    /// leave it.
+    fn replace(&mut self, change: &mut dyn FnMut(&str, &Flat) -> Option<Flat>) {
+        self.update(&mut |parameters| {
+            for Named { name, value, .. } in parameters {
+                if let Some(new) = change(name, value) {
+                    *value = new;
+                }
+            }
+        });
+    }
 
     /// Takes the gradients of all trainable parameters out of `gradients`, by name. A parameter
     /// that took no part in the loss is absent.
@@ -113,12 +131,13 @@ impl<M: Module> Parameters for M {
         lister.found
     }
 
-    fn replace(&mut self, change: &mut dyn FnMut(&str, &Flat) -> Option<Flat>) {
-        let mut replacer = Replacer {
-            path: Path::default(),
-            change,
-        };
-        *self = self.clone().map(&mut replacer);
+    fn update(&mut self, change: &mut dyn FnMut(&mut [Named])) {
+        let mut lender = Lender::default();
+        // The module before is dropped here, and with it what shared the values.
+        *self = self.clone().map(&mut lender);
+        change(&mut lender.lent);
+        let mut returner = Returner(lender.lent.into_iter());
+        *self = self.clone().map(&mut returner);
     }
 
     fn take_gradients(&self, gradients: &mut Gradients) -> BTreeMap<String, Flat> {
@@ -200,25 +219,46 @@ impl ModuleVisitor for Lister {
     }
 }
 
-struct Replacer<'a> {
+/// Takes every value out of a module and leaves an empty one.
+#[derive(Default)]
+struct Lender {
     path: Path,
-    change: &'a mut dyn FnMut(&str, &Flat) -> Option<Flat>,
+    lent: Vec<Named>,
 }
 
-impl ModuleMapper for Replacer<'_> {
+impl ModuleMapper for Lender {
     follows_path!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let value = param.val();
-        let trainable = value.is_require_grad();
-        let shape: [usize; D] = value.dims();
-        let old = Flat::new(value.without_autodiff());
-        match (self.change)(&self.path.dotted(), &old) {
-            Some(new) => {
-                let new = new.values.reshape(shape);
-                if trainable { trained(new) } else { frozen(new) }
-            }
-            None => param,
+        let value = param.into_value();
+        let empty = Tensor::empty([0; D], &value.device().without_autodiff());
+        self.lent.push(Named {
+            name: self.path.dotted(),
+            trainable: value.is_require_grad(),
+            value: Flat::new(value.without_autodiff()),
+        });
+        frozen(empty)
+    }
+}
+
+/// Puts the values back in their order.
+struct Returner(std::vec::IntoIter<Named>);
+
+impl ModuleMapper for Returner {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(Named {
+            value, trainable, ..
+        }) = self.0.next()
+        else {
+            return param;
+        };
+        // The shape has this module's rank: it was taken out of it.
+        let shape: [usize; D] = std::array::from_fn(|axis| value.shape[axis]);
+        let value = value.values.reshape(shape);
+        if trainable {
+            trained(value)
+        } else {
+            frozen(value)
         }
     }
 }
@@ -258,5 +298,68 @@ impl ModuleMapper for Switch<'_> {
         } else {
             frozen(value)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::backend::Flex;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        matrix: Param<Tensor<2>>,
+        vectors: Vec<Param<Tensor<1>>>,
+    }
+
+    fn two() -> Two {
+        let flex = Device::flex();
+        let vector = |x: f32| Tensor::<1>::full([2], x, &flex);
+        Two {
+            matrix: trained(Tensor::full([2, 3], 1.0, &flex)),
+            vectors: vec![frozen(vector(2.0)), trained(vector(3.0))],
+        }
+    }
+
+    fn listed(module: &Two) -> Vec<(String, Vec<usize>, Vec<f32>, bool)> {
+        let row = |n: Named| (n.name, n.value.shape.clone(), n.value.to_vec(), n.trainable);
+        module.parameters().into_iter().map(row).collect()
+    }
+
+    #[test]
+    fn an_update_hands_out_every_value_unshared_and_puts_back_what_became_of_it() {
+        let mut module = two();
+        let mut expected = listed(&module);
+        module.update(&mut |parameters| {
+            for Named { value, .. } in parameters {
+                value.change(|values| {
+                    let primitive = values.clone().try_into_primitive::<Flex>().unwrap();
+                    drop(values);
+                    assert!(primitive.is_unique());
+                    Tensor::from_primitive::<Flex>(primitive) * 2.0
+                });
+            }
+        });
+        for (_, _, values, _) in &mut expected {
+            values.iter_mut().for_each(|x| *x *= 2.0);
+        }
+        assert_eq!(listed(&module), expected);
+        assert!(module.matrix.val().is_require_grad());
+    }
+
+    #[test]
+    fn a_copy_made_before_an_update_keeps_its_values() {
+        let mut module = two();
+        let copy = module.clone();
+        module.replace(&mut |name, value| {
+            let mut value = value.clone();
+            value.change(|values| values + 1.0);
+            (name != "vectors.1").then_some(value)
+        });
+        assert_eq!(listed(&copy), listed(&two()));
+        let values = |module: &Two| module.vectors.iter().map(|v| to_vec(v.val())[0]).collect();
+        let found: Vec<f32> = values(&module);
+        assert_eq!(found, [3.0, 3.0]);
+        assert_eq!(to_vec(module.matrix.val()), [2.0; 6]);
     }
 }

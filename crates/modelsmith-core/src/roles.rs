@@ -29,8 +29,24 @@ pub struct AdapterFiles {
     pub tensors: BTreeMap<String, Flat>,
 }
 
+/// A tokenizer as methods use it: the ids of a text, with what it puts around one on request.
+pub type Encode<'a> = dyn Fn(&str, bool) -> Result<Vec<u32>> + 'a;
+
 /// A method that attaches trained state to a frozen host.
 pub trait Adapt: Send + Sync {
+    /// Turns words of the options into tokens of the host; called before [`Adapt::attach`].
+    ///
+    /// # Errors
+    /// Words that the tokenizer cannot express.
+    fn read_words(&mut self, _encode: &Encode<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Positions of every row that the adapter takes up; texts must leave room for them.
+    fn virtual_tokens(&self) -> usize {
+        0
+    }
+
     /// Checks the options against the host and creates the untrained adapter, whose random
     /// values are drawn under `seed` and the names of its sites.
     ///
@@ -121,7 +137,8 @@ pub trait Adapter: Hooks + Parameters {
         Ok(())
     }
 
-    /// Called after the optimizer changed the parameters, with the gradients it used.
+    /// Called after the optimizer changed the parameters, with the gradients it used, to be
+    /// multiplied by `scale`, the factor of clipping.
     ///
     /// # Errors
     /// Whatever the method cannot go on with.
@@ -129,6 +146,7 @@ pub trait Adapter: Hooks + Parameters {
         &mut self,
         _progress: Progress,
         _gradients: &BTreeMap<String, Flat>,
+        _scale: f64,
     ) -> Result<()> {
         Ok(())
     }
@@ -154,20 +172,51 @@ pub trait Optimize: Send + Sync {
     fn options(&self) -> Value;
 }
 
+/// A parameter under its gradient, at the learning rate and weight decay of its group.
+#[derive(Debug)]
+pub struct Update<'a> {
+    /// Name of the parameter, under which an optimizer keeps its state.
+    pub name: &'a str,
+    /// Its value, to be changed.
+    pub value: &'a mut Flat,
+    /// Its gradient, `[value.len()]`, before scaling.
+    pub gradient: Tensor<1>,
+    /// What multiplies the gradient: the factor of clipping.
+    pub scale: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+}
+
+impl Update<'_> {
+    /// The scaled gradient.
+    pub fn gradient(&self) -> Tensor<1> {
+        let gradient = self.gradient.clone();
+        match self.scale == 1.0 {
+            true => gradient,
+            false => gradient.mul_scalar(self.scale),
+        }
+    }
+}
+
 /// An optimizer with its state, which is keyed by parameter name and so survives in files.
 pub trait Optimizer: Send {
-    /// The new value of a parameter under its gradient, at this learning rate and weight decay.
+    /// Changes one parameter.
     ///
     /// # Errors
     /// Whatever the method cannot go on with.
-    fn update(
-        &mut self,
-        name: &str,
-        value: &Flat,
-        gradient: &Flat,
-        learning_rate: f64,
-        weight_decay: f64,
-    ) -> Result<Flat>;
+    fn update(&mut self, update: Update<'_>) -> Result<()>;
+
+    /// Changes the parameters of a step; for optimizers that do better than one after the other.
+    ///
+    /// # Errors
+    /// As [`Optimizer::update`].
+    fn update_all(&mut self, updates: Vec<Update<'_>>) -> Result<()> {
+        updates
+            .into_iter()
+            .try_for_each(|update| self.update(update))
+    }
 
     /// All state as named tensors.
     fn state(&self) -> BTreeMap<String, Flat>;

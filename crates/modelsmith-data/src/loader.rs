@@ -204,6 +204,18 @@ impl Loader {
         Ok(None)
     }
 
+    /// The sequence of the row at a place among [`Loader::rows`], in the order of the data; `None`
+    /// when it is left out, or when there is no such place.
+    ///
+    /// # Errors
+    /// As [`Loader::next_in_epoch`].
+    pub fn sequence(&self, place: usize) -> Result<Option<TokenSequence>> {
+        match self.members.get(place) {
+            Some(row) => self.rows.get(*row),
+            None => Ok(None),
+        }
+    }
+
     fn start_epoch(&mut self, epoch: u64) {
         if epoch != self.epoch {
             self.order = None;

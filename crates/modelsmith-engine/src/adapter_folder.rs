@@ -9,7 +9,7 @@ use modelsmith_core::files::{Checkpoint, atomic_bytes, atomic_json, metadata_pt,
 use modelsmith_core::host::Host;
 use modelsmith_core::roles::{Adapter, AdapterFiles};
 use modelsmith_core::weights;
-use modelsmith_methods::adapter;
+use modelsmith_methods::from_peft;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -57,8 +57,8 @@ pub fn read(folder: &Path, host: &dyn Host, any_base: bool) -> Result<Box<dyn Ad
     if !any_base {
         check_base(folder, host)?;
     }
-    let method = adapter::from_peft(&files.config)
-        .map_err(|error| Error::file(folder.join(CONFIG), error))?;
+    let method =
+        from_peft(&files.config).map_err(|error| Error::file(folder.join(CONFIG), error))?;
     method.restore(host, &files).map_err(|error| match error {
         Error::Config { key, problem } => {
             Error::file(folder.join(WEIGHTS), format!("{key}: {problem}"))

@@ -7,7 +7,7 @@
 use crate::sampler::Sampler;
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::hooks::{Hooks, Pass};
+use modelsmith_core::hooks::{Hooks, Pass, virtual_tokens};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::to_vec;
 use modelsmith_hosts::{Head, KvCache, TokenInput, Transformer};
@@ -58,7 +58,8 @@ pub fn generate(
     hooks: &[&dyn Hooks],
     on_token: &mut dyn FnMut(usize, u32) -> bool,
 ) -> Result<Vec<Vec<u32>>> {
-    check(host, prompts, options)?;
+    let room = room(host, hooks);
+    check(host, prompts, options, room)?;
     let mut found = vec![Vec::new(); prompts.len()];
     let mut rows: Vec<Row> = prompts
         .iter()
@@ -78,7 +79,7 @@ pub fn generate(
         let logits = last_logits(host, &fresh, hooks, &mut cache)?;
         let mut going = Vec::new();
         for (row, logits) in rows.iter_mut().zip(logits) {
-            going.push(step(host, options, row, logits, on_token)?);
+            going.push(step(room, options, row, logits, on_token)?);
         }
         retire(&mut rows, &going, &mut found, &mut cache)?;
         let last = |row: &Row| row.tokens[row.tokens.len() - 1..].to_vec();
@@ -87,7 +88,18 @@ pub fn generate(
     Ok(found)
 }
 
-fn check(host: &Transformer, prompts: &[Vec<u32>], options: &GenerateOptions) -> Result<()> {
+/// Tokens of a row that the positions of the model suffice for, beside what hooks put in front.
+pub(crate) fn room(host: &Transformer, hooks: &[&dyn Hooks]) -> usize {
+    let limit = host.position_limit().unwrap_or(usize::MAX);
+    limit.saturating_sub(virtual_tokens(hooks))
+}
+
+fn check(
+    host: &Transformer,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+    room: usize,
+) -> Result<()> {
     options.sampler.check()?;
     if host.head() != Head::CausalLm {
         return Err(Error::Usage(format!(
@@ -100,10 +112,10 @@ fn check(host: &Transformer, prompts: &[Vec<u32>], options: &GenerateOptions) ->
             "prompt {row} has no token; give at least the token that begins a text"
         )));
     }
-    let limit = host.position_limit().unwrap_or(usize::MAX);
-    match prompts.iter().find(|prompt| prompt.len() > limit) {
+    match prompts.iter().find(|prompt| prompt.len() > room) {
         Some(prompt) => Err(Error::Usage(format!(
-            "a prompt of {} tokens is longer than the {limit} positions of the model; shorten it",
+            "a prompt of {} tokens is longer than the {room} positions that the model has for it; \
+             shorten it",
             prompt.len()
         ))),
         None => Ok(()),
@@ -134,7 +146,7 @@ fn last_logits(
 
 /// Chooses a row's next token; false when the row ends.
 fn step(
-    host: &Transformer,
+    room: usize,
     options: &GenerateOptions,
     row: &mut Row,
     logits: Vec<f32>,
@@ -150,10 +162,7 @@ fn step(
     }
     row.tokens.push(token);
     let wanted = on_token(row.number, token);
-    let room = host
-        .position_limit()
-        .is_none_or(|limit| row.tokens.len() < limit);
-    Ok(wanted && room && position + 1 < options.max_new_tokens)
+    Ok(wanted && row.tokens.len() < room && position + 1 < options.max_new_tokens)
 }
 
 /// Takes the rows that ended out of the batch.

@@ -1,6 +1,6 @@
 //! Text in, text out: prompts to tokens, tokens to a stream of text, stop strings, batches.
 
-use crate::generate::{GenerateOptions, generate};
+use crate::generate::{GenerateOptions, generate, room};
 use crate::model::Model;
 use crate::sampler::Sampler;
 use crate::text_stream::TextStream;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 use std::path::Path;
+use std::time::Instant;
 
 /// What is to be continued.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +69,8 @@ pub struct Completion {
     pub tokens: usize,
     /// Why it ended.
     pub finish: Finish,
+    /// Seconds that the prompts computed with it took together, loading apart.
+    pub seconds: f64,
 }
 
 /// Why a text ended.
@@ -184,6 +187,7 @@ fn complete_batch(
     let settings = settings(tokenizer, options);
     let mut failed = None;
     let hooks = model.hooks();
+    let started = Instant::now();
     let tokens = generate(&model.host, &ids, &settings, &hooks, &mut |number, id| {
         let row = &mut growing[number];
         match row.stream.push(id) {
@@ -200,7 +204,8 @@ fn complete_batch(
     if let Some(error) = failed {
         return Err(error);
     }
-    let limit = model.host.position_limit().unwrap_or(usize::MAX);
+    let seconds = started.elapsed().as_secs_f64();
+    let limit = room(&model.host, &hooks);
     let mut done = Vec::with_capacity(rows.len());
     for (number, (mut row, tokens)) in growing.into_iter().zip(tokens).enumerate() {
         let rest = row.stream.finish()?;
@@ -219,6 +224,7 @@ fn complete_batch(
                 (false, true) => Finish::Length,
                 (false, false) => Finish::End,
             },
+            seconds,
         });
     }
     Ok(done)

@@ -4,6 +4,7 @@
 //! [`train`]) -> [`RunFolder`] and [`adapter_folder`] (what is left behind).
 
 pub mod adapter_folder;
+pub mod bench;
 pub mod claim;
 pub mod convert;
 pub mod device;
@@ -30,6 +31,7 @@ mod run_folder;
 mod run_info;
 pub mod runs;
 mod sampler;
+pub mod samples;
 pub mod show;
 mod signals;
 pub mod site_change;

@@ -6,7 +6,7 @@ use crate::fresh_folder::FreshFolder;
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Reader, read_json};
-use modelsmith_core::hooks::Hooks;
+use modelsmith_core::hooks::{Hooks, virtual_tokens};
 use modelsmith_core::host::Host;
 use modelsmith_core::roles::Adapter;
 use modelsmith_core::sites::{Selection, TargetModules};
@@ -168,9 +168,10 @@ impl Model {
         Ok(tokenizer)
     }
 
-    /// The longest sequence that host and tokenizer allow.
+    /// The longest text that host and tokenizer allow, beside what adapters put in front.
     pub fn max_length(&self, tokenizer: &Tokenizer) -> usize {
         let own = self.host.max_positions();
+        let own = own.saturating_sub(virtual_tokens(&self.hooks()));
         tokenizer.max_length().map_or(own, |limit| limit.min(own))
     }
 }

@@ -4,6 +4,7 @@ use crate::recipe::Recipe;
 use crate::train::total_steps;
 use crate::tune::Parts;
 use modelsmith_core::error::Result;
+use modelsmith_core::hooks::virtual_tokens;
 use modelsmith_core::host::Host;
 use modelsmith_core::sites::SiteKind;
 use modelsmith_data::{Counts, Format, Packing, show_mask};
@@ -110,7 +111,8 @@ fn memory(recipe: &Recipe, parts: &Parts, trained: u64) -> Memory {
     let time = match recipe.data.packing {
         Packing::None => parts.data.max_length.min(longest(parts)),
         Packing::Pack | Packing::Chunk => parts.data.max_length,
-    } as u64;
+    };
+    let time = (time + virtual_tokens(&[parts.adapter.hooks()])) as u64;
     let tokens = recipe.data.batch_size as u64 * time;
     let config = &parts.host.info().config;
     let heads = ["num_attention_heads", "n_head"]

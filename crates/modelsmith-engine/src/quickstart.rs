@@ -5,15 +5,14 @@ use crate::adapter_folder;
 use crate::device::device;
 use crate::house::{self, Recall};
 use crate::recipe::{Named, Recipe};
+use crate::samples::{self, Sample};
 use crate::signals::Stop;
 use crate::train::Observer;
 use crate::tune::{self, Summary};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::Hooks;
-use modelsmith_core::roles::Adapter;
 use modelsmith_data::Tokenizer;
-use modelsmith_data::house::{Question, facts, questions};
-use modelsmith_hosts::Transformer;
+use modelsmith_data::house::{facts, questions};
 use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -33,19 +32,6 @@ pub struct Quickstart {
     pub epochs: u64,
 }
 
-/// An answer before and after training.
-#[derive(Clone, Debug, Serialize)]
-pub struct Answer {
-    /// The question.
-    pub question: String,
-    /// The right answer.
-    pub expected: String,
-    /// What the base model says.
-    pub before: String,
-    /// What the model with the adapter says.
-    pub after: String,
-}
-
 /// What the quickstart found.
 #[derive(Clone, Debug, Serialize)]
 pub struct QuickstartReport {
@@ -60,7 +46,7 @@ pub struct QuickstartReport {
     /// The same after.
     pub facts_after: Recall,
     /// Some held-out questions with both answers.
-    pub answers: Vec<Answer>,
+    pub samples: Vec<Sample>,
 }
 
 /// Tunes the house model on questions about four fifths of its people and asks about the rest.
@@ -99,13 +85,13 @@ pub fn run(
     let summary = tune::run(recipe, stop, observer)?;
     let adapter = adapter_folder::read(&summary.artifact, &base, false)?;
     let (questions_after, facts_after) = know(&[adapter.hooks()])?;
-    let answers = answers(&base, &tokenizer, &*adapter, &held_out)?;
+    let samples = samples::read(&summary.run)?;
     let report = QuickstartReport {
         questions_before,
         questions_after,
         facts_before,
         facts_after,
-        answers,
+        samples: samples.map(|found| found.rows).unwrap_or_default(),
         summary,
     };
     let path = report.summary.run.join("quickstart.json");
@@ -122,7 +108,7 @@ fn recipe(options: &Quickstart, train: &Path, held_out: &Path) -> Result<Recipe>
             "host": {"path": options.model},
             "data": {"path": train, "held_out_path": held_out, "batch_size": 16},
             "train": {"epochs": options.epochs, "learning_rate": 3e-3, "warmup_ratio": 0.05},
-            "output": {"dir": options.output, "name": options.name},
+            "output": {"dir": options.output, "name": options.name, "samples": 5},
             "seed": 1,
             "device": options.device,
         }),
@@ -138,53 +124,4 @@ fn recipe(options: &Quickstart, train: &Path, held_out: &Path) -> Result<Recipe>
         recipe.method.options.insert(key.to_owned(), value);
     }
     Ok(recipe)
-}
-
-/// One held-out question of each relation, answered by the base and by the adapted model.
-fn answers(
-    base: &Transformer,
-    tokenizer: &Tokenizer,
-    adapter: &dyn Adapter,
-    held_out: &[Question],
-) -> Result<Vec<Answer>> {
-    let mut seen = Vec::new();
-    let mut found = Vec::new();
-    for question in held_out {
-        if seen.contains(&question.relation) {
-            continue;
-        }
-        seen.push(question.relation.clone());
-        let answer = |hooks: &[&dyn Hooks]| one_line(base, tokenizer, &question.prompt, hooks);
-        found.push(Answer {
-            question: spoken(&question.prompt).to_owned(),
-            expected: question.completion.trim().to_owned(),
-            before: answer(&[])?,
-            after: answer(&[adapter.hooks()])?,
-        });
-    }
-    Ok(found)
-}
-
-/// A question without the words around it that the prompt has.
-fn spoken(prompt: &str) -> &str {
-    let inner = prompt.strip_prefix("Question: ").unwrap_or(prompt);
-    inner.strip_suffix("\nAnswer:").unwrap_or(inner)
-}
-
-/// The first line of a greedy completion.
-fn one_line(
-    host: &Transformer,
-    tokenizer: &Tokenizer,
-    prompt: &str,
-    hooks: &[&dyn Hooks],
-) -> Result<String> {
-    let ids = tokenizer.encode(prompt, true)?;
-    let options = crate::generate::GenerateOptions {
-        max_new_tokens: 16,
-        eos: tokenizer.special().eos.into_iter().collect(),
-        ..Default::default()
-    };
-    let rows = crate::generate::generate(host, &[ids], &options, hooks, &mut |_, _| true)?;
-    let text = tokenizer.decode(&rows[0], true)?;
-    Ok(text.trim().lines().next().unwrap_or_default().to_owned())
 }

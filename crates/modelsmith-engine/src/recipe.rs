@@ -50,6 +50,24 @@ pub struct OutputConfig {
     pub dir: PathBuf,
     /// Name of the run folder; empty makes one of the method and the time.
     pub name: String,
+    /// Held-out rows that are answered before and after training and shown in the report, 64 at most; 0 for none.
+    pub samples: usize,
+}
+
+impl OutputConfig {
+    /// Refuses more samples than a report should hold.
+    ///
+    /// # Errors
+    /// The key and the limit.
+    pub fn check(&self) -> Result<()> {
+        let (found, most) = (self.samples, crate::samples::MOST);
+        if found > most {
+            let problem =
+                format!("is {found}; must be at most {most}, since a report shows them all");
+            return Err(Error::config("output.samples", problem));
+        }
+        Ok(())
+    }
 }
 
 impl Default for OutputConfig {
@@ -57,6 +75,7 @@ impl Default for OutputConfig {
         Self {
             dir: PathBuf::from("runs"),
             name: String::new(),
+            samples: 4,
         }
     }
 }

@@ -4,7 +4,7 @@ use modelsmith_core::error::{Error, Result, suggest};
 pub use modelsmith_core::method::Family;
 use modelsmith_core::method::{Card, Entry, find};
 use modelsmith_core::roles::{Adapt, Optimize};
-use modelsmith_methods::{adapter, optimize};
+use modelsmith_methods::{attachable, optimize};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -22,14 +22,18 @@ pub struct Listed {
 
 /// Every registered method, family by family in table order.
 pub fn all() -> Vec<Listed> {
-    fn rows<R: ?Sized>(table: &'static [Entry<R>]) -> impl Iterator<Item = Listed> {
-        table.iter().map(|entry| Listed {
+    fn rows<R: ?Sized + 'static>(
+        table: impl Iterator<Item = &'static Entry<R>>,
+    ) -> impl Iterator<Item = Listed> {
+        table.map(|entry| Listed {
             card: entry.card,
             schema: (entry.schema)(),
             defaults: (entry.defaults)(),
         })
     }
-    rows(adapter::TABLE).chain(rows(optimize::TABLE)).collect()
+    rows(attachable())
+        .chain(rows(optimize::TABLE.iter()))
+        .collect()
 }
 
 /// The method of a name.
@@ -55,12 +59,12 @@ pub fn recipe_schema() -> Value {
     schemars::schema_for!(crate::Recipe).to_value()
 }
 
-/// The adapter method of a name, with its options.
+/// The method of a name that trains an adapter or a prompt, with its options.
 ///
 /// # Errors
 /// An unknown method or option, with near matches.
 pub fn adapter_method(named: &crate::recipe::Named) -> Result<Box<dyn Adapt>> {
-    find(adapter::TABLE, &named.name)?.configure(&named.options)
+    find(attachable(), &named.name)?.configure(&named.options)
 }
 
 /// The optimizer of a name, with its options.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runs/NAME/  recipe.toml  environment.json  metrics.jsonl  tensorboard/  checkpoints/  adapter/
-//!             data.json  sites.json  summary.json  record.json  report.html
+//!             data.json  sites.json  samples.json  summary.json  record.json  report.html
 //! ```
 
 use crate::recipe::Recipe;

@@ -43,6 +43,12 @@ impl State {
         Self::Failed,
     ];
 
+    /// The state of a run folder; `None` where it holds no run.
+    pub fn of(path: &Path) -> Option<Self> {
+        let begun = path.join("recipe.toml").is_file();
+        begun.then(|| state(path, is_held(path), &Record::read(path)))
+    }
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -7,6 +7,7 @@ use crate::recipe::Recipe;
 use crate::record;
 use crate::registry;
 use crate::run_folder::RunFolder;
+use crate::samples::Sampling;
 use crate::signals::Stop;
 use crate::site_change;
 use crate::train::{Event, Masking, Observer, Outcome, Stepper, Trainer, TrainerState};
@@ -113,20 +114,22 @@ impl Parts {
     /// As [`run`].
     pub fn load(recipe: &Recipe) -> Result<Self> {
         recipe.train.check()?;
-        let method = registry::adapter_method(&recipe.method)?;
+        recipe.output.check()?;
+        let mut method = registry::adapter_method(&recipe.method)?;
         registry::optimizer_method(&recipe.train.optimizer)?.optimizer()?;
         let folder = host_folder(recipe)?;
         let device = device(&recipe.device)?;
         let tokenizer = Tokenizer::load(&folder)?;
+        method.read_words(&|text, whole| tokenizer.encode(text, whole))?;
         let mut data = recipe.data.clone();
-        let limit = context_length(&folder)?;
+        let limit = room_for_text(context_length(&folder)?, method.virtual_tokens())?;
         if data.max_length == 0 {
             data.max_length = tokenizer.max_length().map_or(limit, |own| own.min(limit));
         } else if data.max_length > limit {
             return Err(Error::config(
                 "data.max_length",
                 format!(
-                    "is {}; the model reads at most {limit} tokens",
+                    "is {}; the model reads at most {limit} tokens here",
                     data.max_length
                 ),
             ));
@@ -175,6 +178,18 @@ fn context_length(folder: &Path) -> Result<usize> {
     Ok(found.map_or(usize::MAX, |n| n as usize))
 }
 
+/// The positions that virtual tokens leave for the text.
+fn room_for_text(positions: usize, taken: usize) -> Result<usize> {
+    let room = positions.saturating_sub(taken);
+    match room {
+        0 => Err(Error::config(
+            "method.virtual_tokens",
+            format!("is {taken}; of the model's {positions} positions none is left for the text"),
+        )),
+        room => Ok(room),
+    }
+}
+
 fn load_host(
     recipe: &Recipe,
     folder: &Path,
@@ -186,17 +201,21 @@ fn load_host(
         let origin = folder.display().to_string();
         return modelsmith_hosts::random(&config, &origin, recipe.seed, device);
     }
-    let classes = match recipe.host.classes {
-        0 if data.classes.is_empty() => None,
-        0 => Some(data.classes.len()),
-        classes => Some(classes),
-    };
     let options = LoadOptions {
-        new_head: classes,
+        new_head: new_head(recipe, data),
         seed: recipe.seed,
         ..LoadOptions::default()
     };
     modelsmith_hosts::load_with(folder, options, device)
+}
+
+/// Classes of the classifier that is drawn for the run; `None` where the host's own head is used.
+fn new_head(recipe: &Recipe, data: &Dataset) -> Option<usize> {
+    match recipe.host.classes {
+        0 if data.classes.is_empty() => None,
+        0 => Some(data.classes.len()),
+        classes => Some(classes),
+    }
 }
 
 pub(crate) fn check_vocabulary(host: &Transformer, tokenizer: &Tokenizer) -> Result<()> {
@@ -276,25 +295,22 @@ fn train(
     }
     record_sites(folder, &host, &*trained, observer);
     let files = trained.files(&host)?;
-    let fresh = recipe.host.fresh.is_some();
-    let provenance = Provenance {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        method: recipe.method.name.clone(),
-        options,
-        seed: recipe.seed,
-        base_hash: if fresh {
-            String::new()
-        } else {
-            adapter_folder::base_hash(Path::new(&host.info().origin))?
-        },
-        data_hash,
-    };
-    let artifact = if fresh {
+    let artifact = if recipe.host.fresh.is_some() {
         write_model(folder, &host, &*trained)?
     } else {
+        let provenance = provenance(recipe, &host, options, data_hash)?;
         adapter_folder::write(&folder.adapter(), &files, &provenance)?;
         folder.adapter()
     };
+    let sampling = Sampling {
+        host: &host,
+        tokenizer: &tokenizer,
+        data: &trainer.data,
+        count: recipe.output.samples,
+        new_head: new_head(recipe, &trainer.data).is_some(),
+        stop,
+    };
+    sampling.record(folder.path(), &*trained, observer);
     let summary = Summary {
         adapter_tensors: files.tensors.len(),
         artifact,
@@ -303,6 +319,23 @@ fn train(
     };
     atomic_json(folder.path().join("summary.json"), &summary)?;
     Ok(summary)
+}
+
+/// What an adapter was made of and with.
+fn provenance(
+    recipe: &Recipe,
+    host: &Transformer,
+    options: Value,
+    data_hash: String,
+) -> Result<Provenance> {
+    Ok(Provenance {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        method: recipe.method.name.clone(),
+        options,
+        seed: recipe.seed,
+        base_hash: adapter_folder::base_hash(Path::new(&host.info().origin))?,
+        data_hash,
+    })
 }
 
 /// Writes a pretrained model as a checkpoint, in the type that its configuration names.

@@ -180,6 +180,13 @@
       look(about - (about - view[0]) * factor, about + (view[1] - about) * factor);
     }
 
+    // Every step at which a curve that is on has a value, as points of one number each.
+    function allSteps() {
+      const on = data.lines.filter((line, at) => shown[at]);
+      const steps = new Set(on.flatMap((line) => line.points.map((point) => point[0])));
+      return [...steps].sort((a, b) => a - b).map((step) => [step]);
+    }
+
     function place(event) {
       const seen = svg.getBoundingClientRect();
       const px = ((event.clientX - seen.left) / seen.width) * width;
@@ -219,11 +226,11 @@
     }, { passive: false });
     svg.addEventListener("keydown", (event) => {
       const middle = cursor === null ? (view[0] + view[1]) / 2 : cursor;
-      const line = data.lines[shown.indexOf(true)];
       const move = (by) => {
-        if (!line) return;
-        const at = nearest(line.points, middle);
-        const next = line.points[Math.min(Math.max(at + (cursor === null ? 0 : by), 0), line.points.length - 1)][0];
+        const steps = allSteps();
+        if (steps.length === 0) return;
+        const at = nearest(steps, middle) + (cursor === null ? 0 : by);
+        const next = steps[Math.min(Math.max(at, 0), steps.length - 1)][0];
         cursor = next;
         if (next < view[0] || next > view[1]) {
           const size = view[1] - view[0];

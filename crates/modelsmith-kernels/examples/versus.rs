@@ -5,7 +5,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use modelsmith_core::layers::NormKind;
 use modelsmith_core::random::Stream;
 use modelsmith_kernels as fused;
-use modelsmith_kernels::{Activation, reference as plain};
+use modelsmith_kernels::{Activation, AdamWParameter, AdamWStep, reference as plain};
+use std::cell::RefCell;
 use std::io::Write;
 use std::time::Instant;
 
@@ -46,6 +47,9 @@ fn main() -> std::io::Result<()> {
     let (ours, theirs) = (run(fused::log_softmax), run(plain::log_softmax));
     report("log_softmax [1024, 8192]", theirs, ours)?;
     rotate()?;
+    adamw(300, 2304)?;
+    adamw(15, 1 << 20)?;
+    adamw(124, 1 << 20)?;
     for kind in [NormKind::Rms, NormKind::Layer] {
         norm(kind)?;
     }
@@ -134,3 +138,43 @@ fn report(name: &str, theirs: impl Fn(), ours: impl Fn()) -> std::io::Result<()>
         "{name:<45} composed {theirs:>9.3} ms  fused {ours:>9.3} ms  ratio {ratio:.2}"
     )
 }
+
+/// A step of AdamW over matrices of these sizes.
+fn adamw(count: usize, size: usize) -> std::io::Result<()> {
+    let run = |form: fn(Vec<AdamWParameter<'_>>)| {
+        let all = || {
+            (0..count)
+                .map(|_| random::<1>("x", [size]).inner())
+                .collect::<Vec<_>>()
+        };
+        let tensors = RefCell::new([all(), all(), all(), all()]);
+        move || {
+            let [values, gradients, first, second] = &mut *tensors.borrow_mut();
+            let moments = first.iter_mut().zip(second);
+            let all = values.iter_mut().zip(gradients).zip(moments);
+            let parameters = all.map(|((value, gradient), (first, second))| AdamWParameter {
+                value,
+                gradient: gradient.clone(),
+                first,
+                second,
+                step: STEP,
+            });
+            form(parameters.collect());
+        }
+    };
+    report(
+        &format!("adamw {count} x {size}"),
+        run(|all| all.into_iter().for_each(plain::adamw)),
+        run(fused::adamw),
+    )
+}
+
+const STEP: AdamWStep = AdamWStep {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    steps: 10,
+    learning_rate: 1e-4,
+    weight_decay: 0.01,
+    scale: 1.0,
+};

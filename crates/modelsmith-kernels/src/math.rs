@@ -132,6 +132,22 @@ pub(crate) fn sum_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f3
     lanes.iter().sum()
 }
 
+/// The sum of the products, pair by pair. Four times the lanes of the other sums: a chain of
+/// additions is slower than reading from the nearest cache.
+#[inline(always)]
+pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+    const WIDE: usize = 4 * LANES;
+    let mut lanes = [0.0; WIDE];
+    let (xs, x_rest) = x.as_chunks::<WIDE>();
+    let (ys, y_rest) = y.as_chunks::<WIDE>();
+    for (x, y) in xs.iter().zip(ys) {
+        for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
+            *lane += x * y;
+        }
+    }
+    sum(&lanes) + sum_pairs(x_rest, y_rest, |x, y| x * y)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

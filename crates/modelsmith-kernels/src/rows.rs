@@ -3,8 +3,8 @@
 //! Rows are cut into pieces by their number and length alone, never by the number of threads.
 
 use burn::backend::flex::{FlexTensor, Layout};
-use burn::backend::{DType, Shape};
-use burn::tensor::Bytes;
+use burn::backend::{DType, Flex, Shape};
+use burn::tensor::{Bytes, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 
 /// Values that a piece of work is worth cutting into.
@@ -60,6 +60,20 @@ pub(crate) fn run<const M: usize, const N: usize>(
     );
 }
 
+/// Runs `work`, compiled for the vector instructions found at run time if it is inlined.
+pub(crate) fn vectorised(work: impl FnOnce()) {
+    struct Whole<F>(F);
+    impl<F: FnOnce()> WithSimd for Whole<F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) {
+            (self.0)();
+        }
+    }
+    Arch::new().dispatch(Whole(work));
+}
+
 struct Piece<'a, K, const M: usize, const N: usize> {
     kernel: &'a K,
     first: usize,
@@ -76,11 +90,27 @@ impl<K: Kernel<M, N>, const M: usize, const N: usize> WithSimd for Piece<'_, K, 
     }
 }
 
+/// The backend's tensor behind one that is on the CPU and outside any graph.
+pub(crate) fn on_cpu(tensor: Tensor<1>) -> FlexTensor {
+    match tensor.try_into_primitive::<Flex>() {
+        Ok(tensor) => tensor,
+        Err(error) => unreachable!("the tensor was found on the CPU: {error:?}"),
+    }
+}
+
 /// The values of an `f32` tensor, in order: borrowed where they lie so, else copied.
 pub(crate) fn contiguous(tensor: &FlexTensor) -> FlexTensor {
     match tensor.as_slice::<f32>() {
         Some(_) => tensor.clone(),
         None => tensor.to_contiguous(),
+    }
+}
+
+/// The tensor as one that is not flipped along any axis: itself, or a copy.
+pub(crate) fn unflipped(tensor: &FlexTensor) -> FlexTensor {
+    match tensor.layout().has_positive_strides() {
+        true => tensor.clone(),
+        false => tensor.to_contiguous(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether an operation takes its fused form.
 
 use burn::backend::{DType, DispatchTensor, DispatchTensorKind, TensorMetadata};
+use burn::tensor::Tensor;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 const UNSET: u8 = 0;
@@ -33,6 +34,13 @@ pub(crate) fn applies(tensors: &[&DispatchTensor]) -> bool {
         && tensors
             .iter()
             .all(|tensor| tensor.dtype() == DType::F32 && on_cpu(tensor))
+}
+
+/// The same for an operation outside any graph.
+pub(crate) fn applies_plain(tensors: &[&Tensor<1>]) -> bool {
+    tensors
+        .iter()
+        .all(|tensor| !tensor.is_autodiff() && applies(&[&(*tensor).clone().into_dispatch()]))
 }
 
 /// Whether the tensor lives on the CPU backend, under autodiff or not.

@@ -1,8 +1,8 @@
 //! A small host of every kind of weight, for tests of methods that must not know real hosts.
 //!
 //! ```text
-//! embed -> + layers.0.q_proj (bias) -> + layers.0.v_proj (stored transposed) -> + layers.0.conv
-//!       -> norm -> lm_head (tied to embed on request)
+//! prompt of the hooks and embed -> + layers.0.q_proj (bias) -> + layers.0.v_proj (stored transposed)
+//!       -> + layers.0.conv -> the tokens alone -> norm -> lm_head (tied to embed on request)
 //! ```
 
 use burn::module::Param;
@@ -10,7 +10,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Around, DrawKey, Hooks, Pass};
 use modelsmith_core::host::{Host, HostInfo};
-use modelsmith_core::layers::{Conv2d, Embedding, Linear, Norm, NormKind, linear};
+use modelsmith_core::layers::{Conv2d, Embedding, Linear, Norm, NormKind};
 use modelsmith_core::parameters::{Flat, frozen, to_vec};
 use modelsmith_core::random::Stream;
 use modelsmith_core::roles::Adapter;
@@ -102,14 +102,22 @@ impl FakeHost {
         let around = Around { hooks, pass };
         let site = |index: usize| &self.sites[index];
         let x = around.embedding(site(0), &self.embed, ids(), &|ids| self.embed.forward(ids));
-        let y = around.linear(site(1), &self.query, x.clone(), &|x| self.query.forward(x));
+        let [batch, tokens, _] = x.dims();
+        let prompt = around.prompt();
+        let lead = prompt.as_ref().map_or(0, |prompt| prompt.dims()[1]);
+        let x = match prompt {
+            Some(prompt) => Tensor::cat(vec![prompt.expand([batch, lead, WIDTH]), x], 1),
+            None => x,
+        };
+        let y = around.linear(site(1), &self.query, x.clone(), &|x| dense(&self.query, x));
         let x = x + y;
-        let y = around.linear(site(2), &self.value, x.clone(), &|x| self.value.forward(x));
+        let y = around.linear(site(2), &self.value, x.clone(), &|x| dense(&self.value, x));
         let x = x + y;
         let [batch, time, _] = x.dims();
         let image = x.clone().reshape([batch, time, 4, 2]).swap_dims(1, 2);
         let y = around.conv(site(3), &self.conv, image, &|x| self.conv.forward(x));
         let x = x + y.swap_dims(1, 2).reshape([batch, time, WIDTH]);
+        let x = x.narrow(1, lead, tokens);
         let Norm {
             weight,
             bias,
@@ -120,7 +128,7 @@ impl FakeHost {
             let bias = bias.as_ref().map(Param::val);
             modelsmith_kernels::norm(x, weight.val(), bias, *kind, *epsilon)
         });
-        around.linear(site(5), &self.head, x, &|x| self.head.forward(x))
+        around.linear(site(5), &self.head, x, &|x| dense(&self.head, x))
     }
 
     /// Logits as numbers, outside training.
@@ -136,8 +144,8 @@ impl FakeHost {
         let around = Around { hooks, pass };
         let x = draw("hidden", [2, 3, WIDTH]);
         let site = &self.sites[5];
-        let y = around.linear(site, &self.head, x.clone(), &|x| self.head.forward(x));
-        let of = |weight| to_vec(linear(x, weight, None));
+        let y = around.linear(site, &self.head, x.clone(), &|x| dense(&self.head, x));
+        let of = |weight| to_vec(modelsmith_kernels::linear(x, weight, None, None));
         (to_vec(y), around.head_weight(site, &self.head).map(of))
     }
 
@@ -231,6 +239,12 @@ impl Host for FakeHost {
     }
 }
 
+/// A dense layer as real hosts compute it.
+fn dense(layer: &Linear, x: Tensor<3>) -> Tensor<3> {
+    let bias = layer.bias.as_ref().map(Param::val);
+    modelsmith_kernels::linear(x, layer.matrix(), bias, None)
+}
+
 /// A pass of training, with random draws.
 pub(crate) fn training() -> Pass {
     Pass {
@@ -266,6 +280,7 @@ fn info() -> HostInfo {
         task_type: Some("CAUSAL_LM"),
         default_targets: &["q_proj", "v_proj"],
         head_modules: &[],
+        pools_first: false,
         config: json!({}),
     }
 }

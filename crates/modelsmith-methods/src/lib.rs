@@ -5,6 +5,12 @@
 
 pub mod adapter;
 pub mod optimize;
+pub mod prompt;
+mod saved;
 
+pub use saved::{FromPeft, attachable, from_peft};
+
+#[cfg(test)]
+mod contract;
 #[cfg(test)]
 mod fake_host;

@@ -12,7 +12,7 @@ use modelsmith_core::parameters::{Flat, to_vec};
 use modelsmith_core::roles::{Adapter, AdapterFiles};
 use modelsmith_hosts::{TokenInput, Transformer, load};
 use modelsmith_methods::adapter::common::combine::{Combination, combine};
-use modelsmith_methods::adapter::from_peft;
+use modelsmith_methods::from_peft;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 

@@ -99,6 +99,7 @@ export async function run(parameters) {
   const actions = h('div', { class: 'row head' });
   const log = h('pre', { class: 'log', tabindex: 0, 'aria-label': 'Log', role: 'log' });
   const table = h('div', {});
+  const ended = h('p', { class: 'ended', hidden: true });
   const recipe = h('pre', {});
   const select = h('select', { 'aria-label': 'Metric', onchange: () => { metric = select.value; draw(); } },
     METRICS.map(([key, text]) => h('option', { value: key }, text)));
@@ -107,6 +108,8 @@ export async function run(parameters) {
   const render = () => {
     status.replaceChildren(badge(view.status));
     actions.replaceChildren(...buttons(view, reload));
+    ended.hidden = view.status !== 'failed' || !view.error;
+    ended.textContent = `It ended with: ${view.error}`;
     table.replaceChildren(facts(view));
     recipe.textContent = view.recipe_toml;
   };
@@ -147,7 +150,7 @@ export async function run(parameters) {
   const head = h('div', { class: 'row head' }, h('h1', {}, name), status);
   const about = view.description ? h('p', { class: 'faint' }, view.description) : null;
   const elements = [
-    head, about, actions,
+    head, about, ended, actions,
     h('section', { class: 'card', 'aria-label': 'Curves' }, chart.element),
     h('div', { class: 'columns' },
       h('section', { class: 'card' }, h('h2', {}, 'What it is'), table),

@@ -37,7 +37,8 @@ export async function runs(parameters) {
     const empty = search.value ? 'No run holds these words.' : 'No runs yet.';
     const none = h('p', { class: 'empty' }, empty, ' ', link('start', {}, 'Start one'));
     const more = found.total > found.runs.length ? h('p', { class: 'faint' }, `${found.total - found.runs.length} more; search to see them`) : null;
-    list.replaceChildren(...[found.runs.length ? table(HEAD, found.runs.map(row)) : none, more].filter(Boolean));
+    const warning = found.warning ? h('p', { class: 'faint' }, found.warning) : null;
+    list.replaceChildren(...[found.runs.length ? table(HEAD, found.runs.map(row)) : none, more, warning].filter(Boolean));
   };
   const again = async () => {
     try {

@@ -1,17 +1,15 @@
 //! Run folders as the page shows them.
 
 use crate::answer::{Answer, Refusal};
-use crate::jobs::State;
-use crate::metrics;
+use crate::jobs::Process;
 use crate::server::Shared;
 use axum::http::StatusCode;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{read_json, safe_name};
-use modelsmith_engine::Recipe;
+use modelsmith_engine::{Recipe, RunInfo, State, index};
 use serde::Serialize;
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 /// Most rows that a list answers with.
@@ -38,6 +36,20 @@ pub(crate) enum Status {
 }
 
 impl Status {
+    /// What process and folder tell together; `None` where there is neither. A folder that is
+    /// there knows best how its run ended, whoever started it.
+    fn of(process: Option<Process>, folder: Option<State>) -> Option<Self> {
+        Some(match (process, folder) {
+            (Some(Process::Stopping), _) => Self::Stopping,
+            (Some(Process::Alive), None) => Self::Starting,
+            (Some(Process::Alive), Some(_)) | (_, Some(State::Running)) => Self::Running,
+            (_, Some(State::Finished)) => Self::Finished,
+            (_, Some(State::Interrupted)) => Self::Interrupted,
+            (_, Some(State::Failed)) | (Some(Process::Ended), None) => Self::Failed,
+            (None, None) => return None,
+        })
+    }
+
     /// Whether more may come.
     pub(crate) fn is_live(self) -> bool {
         matches!(self, Self::Starting | Self::Running | Self::Stopping)
@@ -57,6 +69,57 @@ pub(crate) struct Row {
     loss_after: Option<f64>,
     started_unix: Option<u64>,
     seconds: Option<f64>,
+    /// What it failed with, or why its recipe cannot be read.
+    error: Option<String>,
+}
+
+impl Row {
+    /// A run that has a folder.
+    fn begun(process: Option<Process>, info: RunInfo) -> Option<Self> {
+        Some(Self {
+            status: Status::of(process, Some(info.state))?,
+            name: info.name,
+            method: info.method,
+            host: info.host,
+            description: info.description,
+            steps: Some(info.steps),
+            loss_before: info.loss_before,
+            loss_after: info.loss_after,
+            started_unix: info.started,
+            seconds: info.seconds,
+            error: info.error,
+        })
+    }
+
+    /// A run that has none yet; its recipe is as the form wrote it.
+    fn young(process: Option<Process>, name: &str, recipe: Recipe) -> Option<Self> {
+        let host = recipe.host.fresh.unwrap_or(recipe.host.path);
+        Some(Self {
+            status: Status::of(process, None)?,
+            name: name.to_owned(),
+            method: recipe.method.name,
+            host: host.display().to_string(),
+            description: recipe.description,
+            steps: None,
+            loss_before: None,
+            loss_after: None,
+            started_unix: None,
+            seconds: None,
+            error: None,
+        })
+    }
+
+    fn holds(&self, words: &[String]) -> bool {
+        let Self {
+            name,
+            method,
+            host,
+            description,
+            ..
+        } = self;
+        let text = format!("{name} {method} {host} {description}").to_lowercase();
+        words.iter().all(|word| text.contains(word))
+    }
 }
 
 /// The list, and how many runs it leaves out.
@@ -65,6 +128,8 @@ pub(crate) struct List {
     runs: Vec<Row>,
     /// Runs that match, shown or not.
     total: usize,
+    /// Why the index of the runs was not used, if it was not.
+    warning: Option<String>,
 }
 
 /// A run on its own page.
@@ -98,45 +163,31 @@ pub(crate) fn folder(runs: &Path, name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Runs that hold every word of a search, newest first.
+/// Runs that hold every word of a search, newest first; those without a folder come before.
 ///
 /// # Errors
 /// The folder of runs cannot be read.
 pub(crate) fn list(shared: &Shared, search: &str) -> Result<List> {
-    let io = |error| Error::io(&shared.runs, error);
-    let mut names = shared.jobs.names();
-    for entry in std::fs::read_dir(&shared.runs).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().join("recipe.toml").is_file() && !names.contains(&name) {
-            names.push(name);
+    let listing = index::list(&shared.runs, &index::Filter::default())?;
+    let mut runs = Vec::new();
+    for name in shared.jobs.names() {
+        if listing.runs.iter().all(|run| run.name != name) {
+            runs.extend(row(shared, &name)?);
         }
     }
+    // What has no page, as a link to a folder elsewhere, is left out.
+    let begun = listing.runs.into_iter();
+    let begun = begun.filter(|run| folder(&shared.runs, &run.name).is_ok());
+    runs.extend(begun.filter_map(|run| Row::begun(shared.jobs.state(&run.name), run)));
     let words: Vec<String> = search.split_whitespace().map(str::to_lowercase).collect();
-    let mut runs: Vec<Row> = names
-        .iter()
-        // A folder that is no run of ours, or vanished meanwhile, is left out.
-        .filter_map(|name| row(shared, name).ok().flatten())
-        .filter(|row| {
-            let Row {
-                name,
-                method,
-                host,
-                description,
-                ..
-            } = row;
-            let text = format!("{name} {method} {host} {description}").to_lowercase();
-            words.iter().all(|word| text.contains(word))
-        })
-        .collect();
-    runs.sort_by(|a, b| {
-        b.started_unix
-            .cmp(&a.started_unix)
-            .then(a.name.cmp(&b.name))
-    });
+    runs.retain(|row| row.holds(&words));
     let total = runs.len();
     runs.truncate(MOST);
-    Ok(List { runs, total })
+    Ok(List {
+        runs,
+        total,
+        warning: listing.warning,
+    })
 }
 
 /// How a run stands; `None` where there is none of the name.
@@ -145,62 +196,17 @@ pub(crate) fn list(shared: &Shared, search: &str) -> Result<List> {
 /// A name that could lead elsewhere.
 pub(crate) fn status(shared: &Shared, name: &str) -> Result<Option<Status>> {
     let path = folder(&shared.runs, name)?;
-    let begun = path.join("recipe.toml").is_file();
-    let own = shared.jobs.state(name);
-    Ok(match own {
-        Some(State::Alive) if begun => Some(Status::Running),
-        Some(State::Alive) => Some(Status::Starting),
-        Some(State::Stopping) => Some(Status::Stopping),
-        _ if begun && is_held(&path) => Some(Status::Running),
-        _ if path.join("summary.json").is_file() => Some(Status::Finished),
-        // Exit codes of a stop by signal, after a checkpoint.
-        Some(State::Ended(Some(75 | 130 | 143))) if begun => Some(Status::Interrupted),
-        Some(State::Ended(_)) => Some(Status::Failed),
-        None => begun.then_some(Status::Interrupted),
-    })
-}
-
-/// Whether a process holds the run's lock.
-///
-/// The lock itself is tried only when the process that it names lives: a run that begins just now
-/// must not find the studio in its way.
-fn is_held(path: &Path) -> bool {
-    let file = path.join("lock");
-    let Ok(text) = std::fs::read_to_string(&file) else {
-        return false;
-    };
-    let pid = text.trim().strip_prefix("pid ").unwrap_or_default();
-    let proc = Path::new("/proc");
-    if proc.join("self").exists() && (pid.is_empty() || !proc.join(pid).exists()) {
-        return false;
-    }
-    File::open(&file)
-        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    Ok(Status::of(shared.jobs.state(name), State::of(&path)))
 }
 
 fn row(shared: &Shared, name: &str) -> Result<Option<Row>> {
-    let Some(status) = status(shared, name)? else {
-        return Ok(None);
-    };
     let path = folder(&shared.runs, name)?;
+    let process = shared.jobs.state(name);
+    if State::of(&path).is_some() {
+        return Ok(Row::begun(process, RunInfo::read(&path)?));
+    }
     let recipe = recipe(shared, name).unwrap_or_default();
-    let summary = json_of(&path, "summary.json");
-    let environment = json_of(&path, "environment.json");
-    let host = recipe.host.fresh.unwrap_or(recipe.host.path);
-    Ok(Some(Row {
-        name: name.to_owned(),
-        status,
-        method: recipe.method.name,
-        host: host.display().to_string(),
-        description: recipe.description,
-        steps: summary["steps"].as_u64(),
-        loss_before: summary["loss_before"]
-            .as_f64()
-            .or_else(|| metrics::first_loss(path.join("metrics.jsonl"))),
-        loss_after: summary["loss_after"].as_f64(),
-        started_unix: environment["started_unix"].as_u64(),
-        seconds: summary["seconds"].as_f64(),
-    }))
+    Ok(Row::young(process, name, recipe))
 }
 
 /// The recipe of a run: as it was resolved, or as the form wrote it where there is no folder yet.

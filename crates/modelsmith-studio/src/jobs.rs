@@ -20,13 +20,13 @@ const MOST: usize = 4;
 
 /// What became of a process of the studio.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum Process {
     /// It works.
     Alive,
     /// It was asked to stop and writes its checkpoint.
     Stopping,
-    /// It ended with this exit code; `None` after a signal that it did not survive.
-    Ended(Option<i32>),
+    /// It ended; how, its folder and its log tell.
+    Ended,
 }
 
 struct Job {
@@ -35,12 +35,11 @@ struct Job {
 }
 
 impl Job {
-    fn state(&mut self) -> State {
+    fn state(&mut self) -> Process {
         match self.child.try_wait() {
-            Ok(None) if self.stopping => State::Stopping,
-            Ok(None) => State::Alive,
-            Ok(Some(status)) => State::Ended(status.code()),
-            Err(_) => State::Ended(None),
+            Ok(None) if self.stopping => Process::Stopping,
+            Ok(None) => Process::Alive,
+            Ok(Some(_)) | Err(_) => Process::Ended,
         }
     }
 }
@@ -77,7 +76,7 @@ impl Jobs {
     }
 
     /// The state of a run's process, if the studio started one.
-    pub(crate) fn state(&self, name: &str) -> Option<State> {
+    pub(crate) fn state(&self, name: &str) -> Option<Process> {
         self.started().get_mut(name).map(Job::state)
     }
 
@@ -100,7 +99,7 @@ impl Jobs {
         let mut started = self.started();
         let mut alive = 0;
         for (other, job) in started.iter_mut() {
-            if matches!(job.state(), State::Ended(_)) {
+            if matches!(job.state(), Process::Ended) {
                 continue;
             }
             if other == name {
@@ -160,12 +159,12 @@ impl Jobs {
             return Err(busy(name, problem.to_owned()));
         };
         match job.state() {
-            State::Ended(_) => Err(busy(name, "has ended already".to_owned())),
-            State::Stopping => Err(busy(
+            Process::Ended => Err(busy(name, "has ended already".to_owned())),
+            Process::Stopping => Err(busy(
                 name,
                 "is stopping; it writes a checkpoint after its step".to_owned(),
             )),
-            State::Alive => {
+            Process::Alive => {
                 kill_process(Pid::from_child(&job.child), Signal::TERM).map_err(|error| {
                     Error::Failed(format!("{name}: cannot be stopped: {error}"))
                 })?;
@@ -188,11 +187,11 @@ mod tests {
     use super::*;
     use std::time::{Duration, Instant};
 
-    fn ended(jobs: &Jobs, name: &str) -> State {
+    fn ended(jobs: &Jobs, name: &str) -> Process {
         let begun = Instant::now();
         loop {
             let state = jobs.state(name).unwrap();
-            if matches!(state, State::Ended(_)) || begun.elapsed() > Duration::from_secs(20) {
+            if matches!(state, Process::Ended) || begun.elapsed() > Duration::from_secs(20) {
                 return state;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -203,7 +202,8 @@ mod tests {
     fn a_process_is_started_once_and_asked_to_stop_once() {
         let dir = tempfile::tempdir().unwrap();
         let jobs = Jobs::new("/bin/sh".into(), dir.path());
-        let script = "echo hello; trap 'sleep 0.3; exit 7' TERM; while :; do sleep 0.05; done";
+        let script =
+            "echo hello; trap 'sleep 0.3; echo heeded; exit 7' TERM; while :; do sleep 0.05; done";
         let words = [OsStr::new("-c"), OsStr::new(script)];
         jobs.start("a", &words, || Ok(())).unwrap();
         assert_eq!(
@@ -216,7 +216,9 @@ mod tests {
         std::thread::sleep(Duration::from_millis(100));
         jobs.stop("a").unwrap();
         assert!(jobs.stop("a").unwrap_err().to_string().contains("stopping"));
-        assert_eq!(ended(&jobs, "a"), State::Ended(Some(7)));
+        assert_eq!(ended(&jobs, "a"), Process::Ended);
+        let log = std::fs::read_to_string(jobs.log("a")).unwrap();
+        assert!(log.contains("heeded"), "{log}");
         assert!(jobs.stop("a").unwrap_err().to_string().contains("ended"));
         assert!(
             jobs.stop("b")

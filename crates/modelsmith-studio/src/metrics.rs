@@ -82,20 +82,6 @@ pub(crate) fn records(lines: &[u8]) -> Option<Vec<Value>> {
         .collect()
 }
 
-/// Held-out loss before the first step; a resumed process did not see it, so its summary lacks it.
-pub(crate) fn first_loss(path: PathBuf) -> Option<f64> {
-    let Ok(Grown::Lines(lines)) = Tail::new(path, 0).next() else {
-        return None;
-    };
-    let first = lines
-        .split(|byte| *byte == b'\n')
-        .next()
-        .unwrap_or_default();
-    let record = records(first)?.pop()?;
-    let is_first = record["kind"] == "eval" && record["step"] == 0;
-    record["loss"].as_f64().filter(|_| is_first)
-}
-
 /// A curve: (step, value).
 pub(crate) type Curve = Vec<(u64, f64)>;
 
@@ -174,17 +160,6 @@ mod tests {
         assert_eq!(tail.next().unwrap(), Grown::CutBack);
         assert_eq!(tail.offset, 0);
         assert_eq!(records(b"{\"a\":1}\n:2}\n"), None);
-    }
-
-    #[test]
-    fn the_loss_before_training_is_the_first_record() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metrics.jsonl");
-        assert_eq!(first_loss(path.clone()), None);
-        std::fs::write(&path, "{\"kind\":\"eval\",\"step\":0,\"loss\":4.5}\n{}\n").unwrap();
-        assert_eq!(first_loss(path.clone()), Some(4.5));
-        std::fs::write(&path, "{\"kind\":\"train\",\"step\":1,\"loss\":4.5}\n").unwrap();
-        assert_eq!(first_loss(path), None);
     }
 
     #[test]

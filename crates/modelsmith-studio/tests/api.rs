@@ -120,6 +120,70 @@ fn runs_of_others_are_not_signalled() {
 }
 
 #[test]
+fn a_run_that_failed_elsewhere_shows_as_failed() {
+    let server = Server::start();
+    server.finished("good", 4);
+    let attempt = |name: &str, outcome: serde_json::Value| {
+        server.finished(name, 4);
+        std::fs::remove_file(server.runs.join(name).join("summary.json")).unwrap();
+        let attempt = json!({"pid": 1, "started": 1, "ended": 2, "outcome": outcome,
+                             "error": (outcome == "failed").then_some("the loss is NaN")});
+        let record = json!({"attempts": [attempt]}).to_string();
+        std::fs::write(server.runs.join(name).join("record.json"), record).unwrap();
+    };
+    attempt("bad", json!("failed"));
+    attempt("stopped", json!("interrupted"));
+    attempt("killed", json!(null));
+    let listed = || {
+        let list = server.get("/api/runs").json();
+        assert_eq!(list["warning"], json!(null));
+        let rows = list["runs"].as_array().unwrap().clone();
+        let row = |row: &serde_json::Value| (row["name"].clone(), row["status"].clone());
+        rows.iter()
+            .map(row)
+            .collect::<std::collections::HashMap<_, _>>()
+    };
+    let found = listed();
+    for (name, status) in [
+        ("good", "finished"),
+        ("bad", "failed"),
+        ("stopped", "interrupted"),
+        ("killed", "interrupted"),
+    ] {
+        assert_eq!(found[&json!(name)], status, "{name}");
+        let view = server.get(&format!("/api/runs/{name}")).json();
+        assert_eq!(view["status"], status, "{name}");
+        let events = server.get(&format!("/api/runs/{name}/events")).body;
+        assert!(
+            events.contains(&format!("\"status\":\"{status}\"")),
+            "{name}: {events}"
+        );
+    }
+    assert_eq!(
+        server.get("/api/runs/bad").json()["error"],
+        "the loss is NaN"
+    );
+    // The list is that of the engine's index, which is only a cache.
+    std::fs::remove_file(server.runs.join("index.sqlite")).unwrap();
+    assert_eq!(listed(), found);
+    // What a run has come to so far is shown before it ends.
+    assert_eq!(server.get("/api/runs/bad").json()["steps"], 5);
+    assert_eq!(server.post("/api/runs/bad/resume", "{}").status, 200);
+}
+
+#[test]
+fn links_to_folders_elsewhere_are_not_listed() {
+    let server = Server::start();
+    server.finished("a", 4);
+    std::os::unix::fs::symlink(server.runs.join("a"), server.runs.join("b")).unwrap();
+    let list = server.get("/api/runs").json();
+    assert_eq!(
+        (&list["total"], &list["runs"][0]["name"]),
+        (&json!(1), &json!("a"))
+    );
+}
+
+#[test]
 fn a_run_that_dies_shows_its_log() {
     let server = Server::start();
     std::fs::write(

@@ -1,6 +1,6 @@
 //! The command line: what can be said, in one place.
 
-use crate::commands::{adapter, completions, data, eval, generate, inspect, methods};
+use crate::commands::{adapter, bench, completions, data, eval, generate, inspect, methods};
 use crate::commands::{pretrain, quickstart, reproduce, run, runs, schema, studio, tune};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -18,6 +18,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Adapters", &["adapter"]),
     ("Look", &["inspect", "studio", "methods", "schema"]),
     ("Claims", &["reproduce"]),
+    ("Speed", &["bench"]),
     ("Data", &["data"]),
     ("Shell", &["completions"]),
 ];
@@ -84,6 +85,7 @@ pub(crate) enum Name {
     Schema(schema::Schema),
     Studio(studio::Studio),
     Reproduce(reproduce::Reproduce),
+    Bench(bench::Bench),
     Data(data::Data),
     Completions(completions::Completions),
 }

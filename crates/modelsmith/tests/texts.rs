@@ -37,7 +37,7 @@ fn help_of_merge() {
 
 #[test]
 fn every_command_explains_itself_and_shows_an_example() {
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 14] = [
         &["quickstart"],
         &["run"],
         &["pretrain"],
@@ -45,6 +45,8 @@ fn every_command_explains_itself_and_shows_an_example() {
         &["adapter", "convert"],
         &["adapter", "show"],
         &["inspect"],
+        &["bench"],
+        &["bench", "roofline"],
         &["methods"],
         &["schema"],
         &["completions"],
@@ -138,4 +140,20 @@ fn colours_follow_the_environment() {
     };
     assert!(error("NO_COLOR").starts_with("error: "));
     assert!(error("CLICOLOR_FORCE").starts_with("\x1b[1;31merror:"));
+}
+
+#[test]
+fn the_roofline_measures_what_it_was_asked_for() {
+    let bench = Bench::new();
+    let words = ["bench", "roofline", "--only", "rotate", "--seconds", "0"];
+    let found = bench.json(&words);
+    assert_eq!(found["schema"], "modelsmith.bench.roofline/1");
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "forward, and forward and backward");
+    for row in rows {
+        assert_eq!(row["operation"], "rotate");
+        assert!(row["share"].as_f64().unwrap() > 0.0);
+    }
+    let unknown = bench.fails(2, &["bench", "roofline", "--only", "rotatee"]);
+    assert!(unknown.contains("rms norm; rotate;"), "{unknown}");
 }

@@ -83,6 +83,8 @@ impl Bench<'_> {
         let mut recipe = self.recipe(arm, learning_rate, seed)?;
         let key = key(&recipe)?;
         recipe.output.dir = self.runs.clone();
+        // Every item is scored; a few texts would add time and nothing to judge by.
+        recipe.output.samples = 0;
         recipe.output.name = format!("{}-{}-{}", self.experiment.id, arm.id, &key[..12]);
         let folder = self.runs.join(&recipe.output.name);
         let label = format!(

@@ -5,12 +5,14 @@
 //! data and budget -> scores of every held-out item -> paired two-level bootstrap -> verdict
 //! ```
 //!
-//! [`mod@file`] is what a claim says, [`reproduce()`] does it, [`report`] is what was found;
-//! [`bootstrap`] and [`verdict`] are the statistics. `docs/claims/NN-name.json` keeps the last
-//! full-tier report of each claim, and `docs/CLAIMS.md` is made from all of them.
+//! [`mod@file`] is what a claim says, `check` refuses what would be unfair, [`reproduce()`] does
+//! it, [`report`] is what was found; [`bootstrap`] and [`verdict`] are the statistics.
+//! `docs/claims/NN-name.json` keeps the last full-tier report of each claim, and `docs/CLAIMS.md`
+//! is made from all of them.
 
 mod arms;
 pub mod bootstrap;
+mod check;
 mod document;
 mod experiment;
 pub mod file;

@@ -1,9 +1,10 @@
 //! The page of several runs: figures, differences of recipes, curves over each other.
 
-use super::data::{Answer, RunData};
+use super::data::RunData;
 use super::draw::Drawn;
 use super::heat::largest;
-use super::page::{Answers, Heats, SCRIPT, STYLE, arrow, charts, heats, render};
+use super::page::{Heats, SCRIPT, STYLE, arrow, charts, heats, render};
+use super::sample_table::{self, SampleTable};
 use super::series;
 use crate::numbers::{bytes, count, decimal, seconds};
 use askama::Template;
@@ -19,7 +20,7 @@ struct ComparePage {
     results: Vec<(&'static str, Vec<String>)>,
     differences: Vec<(String, Vec<String>)>,
     charts: Vec<Drawn>,
-    answers: Answers,
+    samples: SampleTable,
     heats: Vec<Heats>,
 }
 
@@ -45,42 +46,10 @@ pub(super) fn comparison(runs: &[RunData]) -> Result<String> {
         results: results(runs),
         differences: differences(runs),
         charts: charts(&series::of_runs(&lines))?,
-        answers: answers_of_all(runs),
+        samples: sample_table::of_runs(runs),
         heats: heats(&all, top),
         names,
     })
-}
-
-/// The questions that every run answered, with the answers side by side.
-fn answers_of_all(runs: &[RunData]) -> Answers {
-    let mut columns = vec![
-        "question".to_owned(),
-        "right answer".to_owned(),
-        "before".to_owned(),
-    ];
-    columns.extend(runs.iter().map(|run| run.name().to_owned()));
-    let row = |one: &Answer| {
-        let mut row = vec![
-            one.question.clone(),
-            one.expected.clone(),
-            one.before.clone(),
-        ];
-        for run in runs {
-            let same = run
-                .answers
-                .iter()
-                .find(|other| other.question == one.question)?;
-            row.push(same.after.clone());
-        }
-        Some(row)
-    };
-    Answers {
-        columns,
-        rows: runs
-            .first()
-            .map(|run| run.answers.iter().filter_map(row).collect())
-            .unwrap_or_default(),
-    }
 }
 
 /// Figures of the runs, a row each.

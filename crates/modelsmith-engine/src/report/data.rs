@@ -4,13 +4,14 @@ use super::series::{self, Line};
 use crate::recipe::Recipe;
 use crate::run_info::RunInfo;
 use crate::runs::{self, RunDetail};
+use crate::samples::{self, Samples};
 use crate::site_change::SiteChange;
 use modelsmith_core::error::Result;
 use modelsmith_core::files::read_json;
 use serde_json::Value;
 use std::path::Path;
 
-/// A run with its curves, answers and changes.
+/// A run with its curves, samples and changes.
 #[derive(Clone, Debug)]
 pub(super) struct RunData {
     pub(super) detail: RunDetail,
@@ -18,19 +19,11 @@ pub(super) struct RunData {
     pub(super) recipe: Vec<(String, String)>,
     /// Curves, one a metric and kind.
     pub(super) lines: Vec<Line>,
-    pub(super) answers: Vec<Answer>,
+    /// Held-out rows before and after, where the run has them.
+    pub(super) samples: Option<Samples>,
     /// Shares of right answers and facts before and after, where they were measured.
     pub(super) recall: Option<[Recall; 2]>,
     pub(super) sites: Vec<SiteChange>,
-}
-
-/// A prompt with its answers.
-#[derive(Clone, Debug)]
-pub(super) struct Answer {
-    pub(super) question: String,
-    pub(super) expected: String,
-    pub(super) before: String,
-    pub(super) after: String,
 }
 
 /// Right answers of those asked, before and after.
@@ -56,7 +49,7 @@ impl RunData {
         Ok(Self {
             recipe: recipe.as_ref().map(flattened).unwrap_or_default(),
             lines: series::lines(&crate::metrics_log::read(run)),
-            answers: answers(&quickstart),
+            samples: samples::read(run).unwrap_or_default(),
             recall: recall(&quickstart),
             sites: read_json(run.join("sites.json")).unwrap_or_default(),
             detail,
@@ -90,24 +83,6 @@ pub(super) fn flattened(value: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk("", value, &mut found);
     found
-}
-
-fn answers(quickstart: &Value) -> Vec<Answer> {
-    let rows = quickstart["answers"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    rows.iter()
-        .map(|row| {
-            let text = |key: &str| row[key].as_str().unwrap_or_default().trim().to_owned();
-            Answer {
-                question: text("question"),
-                expected: text("expected"),
-                before: text("before"),
-                after: text("after"),
-            }
-        })
-        .collect()
 }
 
 fn recall(quickstart: &Value) -> Option<[Recall; 2]> {

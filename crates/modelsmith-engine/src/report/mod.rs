@@ -1,14 +1,15 @@
 //! Reports: what a run changed, gained, kept and cost, as one HTML file that needs nothing else.
 //!
-//! `data` reads run folders, `series` and `heat` give their numbers shape, `draw` makes curves, and
-//! `page` and `comparison` fill the templates. The page reads without its script; the script adds hover values,
-//! zoom and the switching of curves.
+//! `data` reads run folders, `series`, `heat` and `sample_table` give what they hold shape, `draw`
+//! makes curves, and `page` and `comparison` fill the templates. The page reads without its
+//! script; the script adds hover values, zoom and the switching of curves.
 
 mod comparison;
 mod data;
 mod draw;
 mod heat;
 mod page;
+mod sample_table;
 mod series;
 
 use crate::run_info::is_held;

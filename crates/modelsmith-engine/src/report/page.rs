@@ -1,8 +1,9 @@
 //! The page of one run: its template with what it shows.
 
-use super::data::{Answer, RunData};
+use super::data::RunData;
 use super::draw::{Drawn, draw};
 use super::heat::{Heat, heat, largest};
+use super::sample_table::{self, SampleTable};
 use super::series;
 use crate::numbers::{bytes, count, date, decimal, seconds, share};
 use crate::run_info::State;
@@ -18,11 +19,6 @@ struct Tile {
     title: &'static str,
     value: String,
     detail: String,
-}
-
-pub(super) struct Answers {
-    pub(super) columns: Vec<String>,
-    pub(super) rows: Vec<Vec<String>>,
 }
 
 pub(super) struct Heats {
@@ -41,7 +37,7 @@ struct ReportPage<'a> {
     facts: Vec<(&'static str, String)>,
     tiles: Vec<Tile>,
     charts: Vec<Drawn>,
-    answers: Answers,
+    samples: SampleTable,
     heats: Vec<Heats>,
     data: Vec<(String, String)>,
     environment: Vec<(String, String)>,
@@ -64,7 +60,7 @@ pub(super) fn report(run: &RunData) -> Result<String> {
         facts: facts(run),
         tiles: tiles(run),
         charts: charts(&series::of_run(&run.lines))?,
-        answers: own_answers(&run.answers),
+        samples: sample_table::of_run(run),
         heats: heats(&[run], top),
         data: data_rows(&run.detail.data),
         environment: super::data::flattened(&run.detail.environment),
@@ -197,7 +193,7 @@ fn kept(run: &RunData) -> Tile {
         None => (
             "host unchanged".into(),
             "its files were not touched; what it still knows with the adapter was not measured \
-             (`modelsmith eval` does)"
+             (modelsmith eval measures it)"
                 .into(),
         ),
     };
@@ -234,23 +230,6 @@ fn cost(run: &RunData) -> Tile {
 
 pub(super) fn arrow(before: f64, after: f64) -> String {
     format!("{:.1} % → {:.1} %", before * 100.0, after * 100.0)
-}
-
-fn own_answers(answers: &[Answer]) -> Answers {
-    let row = |one: &Answer| {
-        vec![
-            one.question.clone(),
-            one.expected.clone(),
-            one.before.clone(),
-            one.after.clone(),
-        ]
-    };
-    Answers {
-        columns: ["question", "right answer", "before", "after"]
-            .map(str::to_owned)
-            .to_vec(),
-        rows: answers.iter().map(row).collect(),
-    }
 }
 
 pub(super) fn heats(runs: &[&RunData], top: f64) -> Vec<Heats> {

@@ -23,7 +23,7 @@ fn run(dir: &Path, name: &str, rank: u64) -> PathBuf {
         let loss = 3.0 / f64::from(step);
         lines.push(
             json!({"kind": "train", "step": step, "loss": loss, "gradient_norm": 0.5,
-                          "learning_rate": 1e-3 * f64::from(step), "penalty": 0.0}),
+                          "learning_rate": 1e-3 * f64::from(step)}),
         );
     }
     for step in [0, 15, 30] {
@@ -50,9 +50,15 @@ fn run(dir: &Path, name: &str, rank: u64) -> PathBuf {
         "quickstart.json",
         json!({
             "questions_before": {"right": 1, "asked": 50}, "questions_after": {"right": 40, "asked": 50},
-            "facts_before": {"right": 99, "asked": 100}, "facts_after": {"right": 98, "asked": 100},
-            "answers": [{"question": TRICK, "expected": "Bern", "before": "<b>Oslo</b>", "after": "Bern"}]
+            "facts_before": {"right": 99, "asked": 100}, "facts_after": {"right": 98, "asked": 100}
         }),
+    );
+    put(
+        "samples.json",
+        json!({"task": "continue", "rows": [
+            {"row": 3, "prompt": TRICK, "reference": "Bern", "before": "<b>Oslo</b>", "after": "Bern"},
+            {"row": 5, "prompt": name, "reference": "Rome", "before": "Oslo", "after": "Oslo"}
+        ]}),
     );
     put(
         "record.json",
@@ -121,15 +127,8 @@ fn assert_no_empty_chart(page: &str, charts: usize) {
 fn a_report_has_every_metric_and_no_empty_chart() {
     let dir = tempfile::tempdir().unwrap();
     let page = page(&run(dir.path(), "a", 4));
-    // Loss, gradient norm, learning rate, penalty, accuracy.
-    assert_no_empty_chart(&page, 5);
-    for title in [
-        "Loss",
-        "Gradient norm",
-        "Learning rate",
-        "Penalty",
-        "Accuracy",
-    ] {
+    assert_no_empty_chart(&page, 4);
+    for title in ["Loss", "Gradient norm", "Learning rate", "Accuracy"] {
         assert!(
             page.contains(&format!("<figcaption>{title}</figcaption>")),
             "{title}"
@@ -213,8 +212,8 @@ fn a_comparison_overlays_curves_and_shows_what_differs() {
     assert_eq!(output, dir.path().join("compare-a-b.html"));
     compare(&runs, &output).unwrap();
     let page = fs::read_to_string(&output).unwrap();
-    // Four metrics of training and two of evaluation, a curve a run on each.
-    assert_no_empty_chart(&page, 6);
+    // Three metrics of training and two of evaluation, a curve a run on each.
+    assert_no_empty_chart(&page, 5);
     for data in between(&page, "class=\"chart-data\">", "</script>") {
         let data: serde_json::Value = serde_json::from_str(data).unwrap();
         assert_eq!(data["lines"].as_array().unwrap().len(), 2);
@@ -222,4 +221,56 @@ fn a_comparison_overlays_curves_and_shows_what_differs() {
     assert!(page.contains("<code>method.rank</code></th><td>4</td><td>8</td>"));
     assert!(!page.contains("<code>output.name</code>") && !page.contains("<code>seed</code>"));
     assert!(compare(&runs[..1], &output).is_err());
+}
+
+/// Cells of the table of samples, row by row, as they are written.
+fn sample_rows(page: &str) -> Vec<Vec<String>> {
+    let table = between(page, "<table class=\"samples\">", "</table>");
+    let [table] = table[..] else {
+        return Vec::new();
+    };
+    let cells = |row: &str| {
+        let cells = between(row, "<td", "</td>").into_iter();
+        cells
+            .map(|cell| cell.split_once('>').unwrap().1.to_owned())
+            .collect()
+    };
+    between(table, "<tr>", "</tr>")
+        .into_iter()
+        .skip(1)
+        .map(cells)
+        .collect()
+}
+
+#[test]
+fn samples_stand_side_by_side_and_right_ones_are_marked() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = [run(dir.path(), "a", 4), run(dir.path(), "b", 8)];
+    let text = page(&runs[0]);
+    let rows = sample_rows(&text);
+    assert_eq!(rows.len(), 2);
+    assert!(rows[0][2].contains("Oslo") && !rows[0][2].contains("tick"));
+    assert!(rows[0][3].starts_with("Bern <span class=\"tick\""));
+    assert_eq!(rows[1], ["a", "Rome", "Oslo", "Oslo"]);
+    // Only the prompt that both runs answered can be compared.
+    let output = dir.path().join("both.html");
+    compare(&runs, &output).unwrap();
+    let rows = sample_rows(&fs::read_to_string(&output).unwrap());
+    assert_eq!((rows.len(), rows[0].len()), (1, 5));
+    assert!(rows[0][3].starts_with("Bern") && rows[0][4].starts_with("Bern"));
+}
+
+#[test]
+fn a_new_classifier_has_no_answer_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = run(dir.path(), "a", 4);
+    let samples = json!({"task": "classify", "rows": [
+        {"row": 0, "prompt": "fine", "reference": "good", "before": null, "after": "bad"}
+    ]});
+    fs::write(run.join("samples.json"), samples.to_string()).unwrap();
+    let text = page(&run);
+    assert_eq!(sample_rows(&text), [["fine", "good", "bad"]]);
+    assert!(text.contains("there is no before"));
+    fs::remove_file(run.join("samples.json")).unwrap();
+    assert!(!page(&run).contains("Before and after"));
 }

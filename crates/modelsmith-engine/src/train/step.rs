@@ -6,9 +6,10 @@ use crate::train::rematerialise;
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{DrawKey, Pass};
-use modelsmith_core::parameters::Flat;
-use modelsmith_core::roles::{Adapter, Optimizer, Progress};
+use modelsmith_core::parameters::{Flat, Named};
+use modelsmith_core::roles::{Adapter, Optimizer, Progress, Update};
 use modelsmith_hosts::Transformer;
+use modelsmith_kernels::square_sum;
 use std::collections::BTreeMap;
 
 /// What one step did.
@@ -17,7 +18,7 @@ pub struct StepReport {
     /// Mean negative log-likelihood over the places that count.
     pub loss: f64,
     /// The method's penalty, if it has one.
-    pub penalty: f64,
+    pub penalty: Option<f64>,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
     /// Learning rate used.
@@ -107,14 +108,14 @@ impl Stepper<'_> {
                 rows_of(window)
             )));
         }
-        clip(&mut gradients, gradient_norm, self.config.clip_norm);
+        let scale = clip_factor(gradient_norm, self.config.clip_norm);
         let factor = self.config.schedule.factor(
             progress.step,
             self.config.warmup(progress.total_steps),
             progress.total_steps,
         );
-        self.update(adapter, optimizer, &gradients, factor)?;
-        adapter.after_step(progress, &gradients)?;
+        self.update(adapter, optimizer, &gradients, scale, factor)?;
+        adapter.after_step(progress, &gradients, scale)?;
         Ok(StepReport {
             loss,
             penalty,
@@ -176,9 +177,9 @@ impl Stepper<'_> {
         adapter: &dyn Adapter,
         gradients: &mut BTreeMap<String, Flat>,
         progress: Progress,
-    ) -> Result<f64> {
+    ) -> Result<Option<f64>> {
         let Some(penalty) = adapter.penalty() else {
-            return Ok(0.0);
+            return Ok(None);
         };
         let value = scalar(&penalty);
         if !value.is_finite() {
@@ -190,7 +191,7 @@ impl Stepper<'_> {
         if penalty.is_tracked() {
             add(gradients, adapter.take_gradients(&mut penalty.backward()));
         }
-        Ok(value)
+        Ok(Some(value))
     }
 
     fn update(
@@ -198,21 +199,28 @@ impl Stepper<'_> {
         adapter: &mut dyn Adapter,
         optimizer: &mut dyn Optimizer,
         gradients: &BTreeMap<String, Flat>,
+        scale: f64,
         factor: f64,
     ) -> Result<()> {
-        let mut failure = None;
-        adapter.replace(&mut |name, value| {
-            let gradient = gradients.get(name)?;
-            let (rate, decay) = self.groups.of(name, &value.shape);
-            match optimizer.update(name, value, gradient, rate * factor, decay) {
-                Ok(new) => Some(new),
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    None
-                }
-            }
+        let mut done = Ok(());
+        adapter.update(&mut |parameters| {
+            let updates = parameters
+                .iter_mut()
+                .filter_map(|Named { name, value, .. }| {
+                    let gradient = gradients.get(name)?.values.clone();
+                    let (rate, weight_decay) = self.groups.of(name, &value.shape);
+                    Some(Update {
+                        name,
+                        value,
+                        gradient,
+                        scale,
+                        learning_rate: rate * factor,
+                        weight_decay,
+                    })
+                });
+            done = optimizer.update_all(updates.collect());
         });
-        failure.map_or(Ok(()), Err)
+        done
     }
 }
 
@@ -220,7 +228,7 @@ impl Stepper<'_> {
 pub(crate) fn add(total: &mut BTreeMap<String, Flat>, more: BTreeMap<String, Flat>) {
     for (name, gradient) in more {
         match total.get_mut(&name) {
-            Some(sum) => sum.values = sum.values.clone() + gradient.values,
+            Some(sum) => sum.change(|sum| sum + gradient.values),
             None => {
                 total.insert(name, gradient);
             }
@@ -235,22 +243,18 @@ pub(crate) fn scalar(tensor: &Tensor<1>) -> f64 {
 
 /// Euclidean norm over all gradients together.
 pub fn global_norm(gradients: &BTreeMap<String, Flat>) -> f64 {
-    let squares = gradients.values().map(|gradient| {
-        let values = gradient.values.clone();
-        scalar(&values.clone().mul(values).sum())
-    });
-    squares.sum::<f64>().sqrt()
+    let values = gradients.values().map(|gradient| gradient.values.clone());
+    square_sum(&values.collect::<Vec<_>>()).sqrt()
 }
 
-/// Scales all gradients so that their global norm is at most `limit`, as
+/// What gradients are multiplied by so that their global norm is at most `limit`, as
 /// `torch.nn.utils.clip_grad_norm_` does; a limit of 0 leaves them.
-pub fn clip(gradients: &mut BTreeMap<String, Flat>, norm: f64, limit: f64) {
+pub fn clip_factor(norm: f64, limit: f64) -> f64 {
     let factor = limit / (norm + 1e-6);
-    if limit <= 0.0 || factor >= 1.0 {
-        return;
-    }
-    for gradient in gradients.values_mut() {
-        gradient.values = gradient.values.clone().mul_scalar(factor);
+    if limit > 0.0 && factor < 1.0 {
+        factor
+    } else {
+        1.0
     }
 }
 
@@ -304,13 +308,13 @@ mod tests {
         let cases: BTreeMap<String, Value> = serde_json::from_str(PARITY).unwrap();
         assert_eq!(cases.len(), 2);
         for case in cases.values() {
-            let mut gradients = flats(&case["gradients"]);
+            let gradients = flats(&case["gradients"]);
             let norm = global_norm(&gradients);
             assert!((norm - case["norm"].as_f64().unwrap()).abs() < 1e-5);
-            clip(&mut gradients, norm, case["max_norm"].as_f64().unwrap());
+            let factor = clip_factor(norm, case["max_norm"].as_f64().unwrap()) as f32;
             for (name, expected) in flats(&case["clipped"]) {
                 for (ours, theirs) in gradients[&name].to_vec().iter().zip(expected.to_vec()) {
-                    assert!((ours - theirs).abs() < 1e-6, "{ours} {theirs}");
+                    assert!((ours * factor - theirs).abs() < 1e-6, "{ours} {theirs}");
                 }
             }
         }

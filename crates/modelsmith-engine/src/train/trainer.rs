@@ -420,17 +420,15 @@ fn refuse_not_finite(parameters: &[Named], step: u64) -> Result<()> {
 }
 
 fn record_step(run: &mut Loop, report: &StepReport, tokens_per_second: f64) -> Result<()> {
-    run.metrics.record(
-        "train",
-        run.state.step,
-        &[
-            ("loss", report.loss),
-            ("penalty", report.penalty),
-            ("gradient_norm", report.gradient_norm),
-            ("learning_rate", report.learning_rate),
-            ("tokens_per_second", tokens_per_second.round()),
-        ],
-    )
+    let mut values = vec![
+        ("loss", report.loss),
+        ("gradient_norm", report.gradient_norm),
+        ("learning_rate", report.learning_rate),
+        ("tokens_per_second", tokens_per_second.round()),
+    ];
+    // Most methods have none, and a curve of noughts would say otherwise.
+    values.extend(report.penalty.map(|penalty| ("penalty", penalty)));
+    run.metrics.record("train", run.state.step, &values)
 }
 
 fn record_evaluation(metrics: &mut Metrics, step: u64, evaluation: &Evaluation) -> Result<()> {

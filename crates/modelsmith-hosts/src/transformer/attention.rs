@@ -1,13 +1,8 @@
-//! Scaled dot-product attention, composed of products and a fused softmax.
-//!
-//! ```text
-//! y = dropout(softmax(scale q kᵀ + bias)) v
-//! ```
-//! Grouped queries (Ainslie et al., arXiv 2305.13245) share their keys and values without copies:
-//! the query heads of a group are laid out as further rows of one product.
+//! Attention where its probabilities are looked at or changed on the way.
 
 use burn::tensor::Tensor;
 use modelsmith_core::hooks::{AttentionShape, Qkv};
+use modelsmith_kernels::reference;
 
 /// Attends: `[batch, heads, time, head_dim]`. `inspect` sees the probabilities
 /// `[batch, heads, time, keys]` before the values are mixed and returns those to use.
@@ -16,17 +11,8 @@ pub(crate) fn attend(
     qkv: Qkv,
     inspect: impl FnOnce(Tensor<4>) -> Tensor<4>,
 ) -> Tensor<4> {
-    let [batch, heads, time, dim] = qkv.q.dims();
-    let [_, groups, keys, _] = qkv.k.dims();
-    let rows = [batch, groups, heads / groups * time, dim];
-    let q = (qkv.q * shape.scale).reshape(rows);
-    let scores = q.matmul(qkv.k.swap_dims(2, 3));
-    let scores = scores.reshape([batch, heads, time, keys]);
-    let p = inspect(modelsmith_kernels::softmax(scores, qkv.bias));
-    let width = qkv.v.dims()[3];
-    p.reshape([batch, groups, heads / groups * time, keys])
-        .matmul(qkv.v)
-        .reshape([batch, heads, time, width])
+    let Qkv { q, k, v, mask } = qkv;
+    reference::attention(q, k, v, shape.scale, &mask, inspect)
 }
 
 /// `[batch, heads, time, dim]` to `[batch, time, heads * dim]`.

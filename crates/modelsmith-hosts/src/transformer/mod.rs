@@ -101,7 +101,7 @@ impl Transformer {
         mut cache: Option<&mut KvCache>,
         seen: &mut dyn FnMut(&Tensor<3>),
     ) -> Result<Tensor<3>> {
-        let [batch, time] = input.dims();
+        let [batch, _] = input.dims();
         if let Some(cache) = cache.as_deref_mut() {
             if !self.config.attention.causal {
                 return Err(Error::Failed(format!(
@@ -111,13 +111,14 @@ impl Transformer {
             }
             cache.admit(self.num_layers(), batch)?;
         }
-        let prepared = Prepared::new(&self.config, input, cache.as_deref(), &self.device)?;
         let offset = cache.as_deref().map_or(0, KvCache::len);
         let pass = Pass {
             offset,
             ..pass.clone()
         };
         let around = Around { hooks, pass: &pass };
+        let held = cache.as_deref();
+        let prepared = Prepared::new(&self.config, input, &around, held, &self.device)?;
         let walk = Walk {
             visit: Visit {
                 model: self,
@@ -129,14 +130,14 @@ impl Transformer {
                 .map(|cache| RefCell::new(cache.layers.as_mut_slice())),
         };
         let mut x = walk.embed(input.ids.clone());
-        seen(&x);
+        seen(&walk.tokens(x.clone()));
         for layer in 0..self.num_layers() {
             x = walk.block(layer, x);
-            seen(&x);
+            seen(&walk.tokens(x.clone()));
         }
         let x = walk.top(x);
         if let Some(cache) = cache {
-            cache.advance(time, prepared.mask.as_deref());
+            cache.advance(prepared.columns, prepared.mask.as_deref());
         }
         Ok(x)
     }

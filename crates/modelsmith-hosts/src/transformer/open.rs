@@ -5,7 +5,7 @@ use super::config::{Config, Head, Task};
 use super::dialects;
 use super::load::{self, Stored, Weights};
 use super::network::Network;
-use super::plan::Plan;
+use super::plan::{HeadPlan, Plan};
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Checkpoint, read_json};
@@ -112,6 +112,7 @@ fn info(config: Value, class: String, origin: String) -> HostInfo {
         task_type: None,
         default_targets: &[],
         head_modules: &[],
+        pools_first: false,
         config,
     }
 }
@@ -138,6 +139,10 @@ impl Transformer {
         ) {
             info.head_modules = &["classifier", "score"];
         }
+        info.pools_first = matches!(
+            plan.head,
+            Some(HeadPlan::Pooled { .. } | HeadPlan::First { .. })
+        );
         let names = plan.weights.iter().enumerate();
         let index = names
             .map(|(number, spec)| (spec.name.clone(), number))

@@ -6,6 +6,7 @@ use super::input::{TokenInput, bool_rows, int_rows, ints};
 use super::rope::Rotation;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
+use modelsmith_core::hooks::Around;
 
 /// Inputs of all layers.
 pub(crate) struct Prepared {
@@ -15,20 +16,30 @@ pub(crate) struct Prepared {
     pub(crate) rotation: Option<Rotation>,
     /// Token types, where the model has them.
     pub(crate) types: Option<Tensor<2, Int>>,
-    /// Added to the scores of layers without a window.
-    pub(crate) full: Option<Tensor<4>>,
-    /// Added to the scores of layers with a window.
-    pub(crate) sliding: Option<Tensor<4>>,
+    /// Added to the scores, `[batch, 1, 1 or time, keys]`; what follows from places alone is not in it.
+    pub(crate) bias: Option<Tensor<4>>,
     /// The mask, where anything is masked.
     pub(crate) mask: Option<Vec<Vec<bool>>>,
+    /// Vectors in front of the embedded tokens, `[1 or batch, count, width]`.
+    pub(crate) prompt: Option<Tensor<3>>,
+    /// Columns of the pass: those of the prompt, and those of the tokens.
+    pub(crate) columns: usize,
 }
 
-/// The input as plain rows.
+/// Marks the columns of a prompt, which tokens of all segments see.
+const EVERY_SEGMENT: i64 = i64::MIN;
+
+/// The input as plain rows; mask and segments cover the prompt too.
 struct Rows {
     ids: Vec<Vec<i64>>,
     mask: Option<Vec<Vec<bool>>>,
     segments: Option<Vec<Vec<i64>>>,
+    /// Columns of the prompt and of the tokens.
     time: usize,
+    /// Columns of the prompt.
+    lead: usize,
+    /// Keys that hooks put in front of all columns.
+    prefix: usize,
     /// Columns in the cache before this pass.
     offset: usize,
 }
@@ -38,41 +49,51 @@ impl Prepared {
     pub(crate) fn new(
         config: &Config,
         input: &TokenInput,
+        around: &Around<'_>,
         cache: Option<&KvCache>,
         device: &Device,
     ) -> Result<Self> {
-        let rows = Rows::read(input, cache)?;
+        let first = cache.is_none_or(KvCache::is_empty);
+        let prompt = if first { around.prompt() } else { None };
+        check_prompt(config, input, prompt.as_ref())?;
+        let lead = prompt.as_ref().map_or(0, |prompt| prompt.dims()[1]);
+        let rows = Rows::read(input, cache, lead, around.prefix())?;
         check_ids(&rows.ids, config.vocabulary, "token id", "the vocabulary")?;
         let positions = match &input.positions {
-            Some(given) => given_positions(given, input.dims())?,
+            Some(given) if first => rows.behind_prompt(given_positions(given, input.dims())?),
+            Some(given) => {
+                let before = around.virtual_tokens() as i64;
+                let rows = given_positions(given, input.dims())?.into_iter();
+                rows.map(|row| row.iter().map(|at| at + before).collect())
+                    .collect()
+            }
             None => rows.positions(config, cache),
         };
-        check_length(config, &positions)?;
+        check_length(config, &positions, rows.prefix + lead)?;
         let positions = shared(positions);
         let (places, rotation) = match &config.positions {
             Positions::Rope(rope) => (None, Some(rope.rotation(&positions, device))),
             Positions::Learned { offset, .. } => (Some(places(&positions, *offset, device)), None),
         };
-        let window = config.attention.windows.iter().flatten().max().copied();
-        let any_full = config.attention.windows.iter().any(Option::is_none);
-        let causal = config.attention.causal;
         Ok(Self {
             places,
             rotation,
-            types: token_types(config, input, device)?,
-            full: if any_full {
-                rows.bias(causal, None, cache, device)
-            } else {
-                None
-            },
-            sliding: window.and_then(|window| rows.bias(causal, Some(window), cache, device)),
+            types: token_types(config, input, lead, device)?,
+            bias: rows.bias(cache, device),
             mask: rows.mask,
+            prompt,
+            columns: rows.time,
         })
     }
 }
 
 impl Rows {
-    fn read(input: &TokenInput, cache: Option<&KvCache>) -> Result<Self> {
+    fn read(
+        input: &TokenInput,
+        cache: Option<&KvCache>,
+        lead: usize,
+        prefix: usize,
+    ) -> Result<Self> {
         let [batch, time] = input.dims();
         if batch == 0 || time == 0 {
             return Err(Error::Failed(format!(
@@ -89,14 +110,15 @@ impl Rows {
         let mask = match &input.mask {
             Some(mask) => {
                 same("mask", mask.dims())?;
-                Some(bool_rows(mask)).filter(|rows| rows.iter().flatten().any(|real| !real))
+                let rows = behind(true, lead, bool_rows(mask));
+                Some(rows).filter(|rows| rows.iter().flatten().any(|real| !real))
             }
             None => None,
         };
         let segments = match &input.segments {
             Some(segments) => {
                 same("segment table", segments.dims())?;
-                Some(int_rows(segments))
+                Some(behind(EVERY_SEGMENT, lead, int_rows(segments)))
             }
             None => None,
         };
@@ -110,7 +132,9 @@ impl Rows {
             ids: int_rows(&input.ids),
             mask,
             segments,
-            time,
+            time: lead + time,
+            lead,
+            prefix,
             offset: cache.map_or(0, KvCache::len),
         })
     }
@@ -124,21 +148,24 @@ impl Rows {
         let counts = |row: usize, column: usize| match counting {
             Counting::Columns => true,
             Counting::Mask => self.mask.as_ref().is_none_or(|mask| mask[row][column]),
-            Counting::NotPad => config
-                .pad
-                .is_none_or(|pad| self.ids[row][column] != pad as i64),
+            Counting::NotPad => {
+                let token = column.checked_sub(self.lead);
+                let token = token.map(|column| self.ids[row][column]);
+                config.pad.is_none_or(|pad| token != Some(pad as i64))
+            }
         };
         let padding = if counting == Counting::NotPad { -1 } else { 0 };
         (0..self.ids.len())
             .map(|row| {
-                let mut next = match counting {
-                    Counting::Columns => self.offset as i64,
-                    _ => cache.map_or(0, |cache| cache.count(row)) as i64,
+                let before = match counting {
+                    Counting::Columns => self.offset,
+                    _ => cache.map_or(0, |cache| cache.count(row)),
                 };
+                let mut next = (self.prefix + before) as i64;
                 (0..self.time)
                     .map(|column| {
-                        if column > 0 && self.starts_segment(row, column) {
-                            next = 0;
+                        if column > self.lead && self.starts_segment(row, column) {
+                            next = (self.prefix + self.lead) as i64;
                         }
                         if !counts(row, column) {
                             return padding;
@@ -151,40 +178,41 @@ impl Rows {
             .collect()
     }
 
+    /// The positions of the prompt, and then those given for the tokens.
+    fn behind_prompt(&self, given: Vec<Vec<i64>>) -> Vec<Vec<i64>> {
+        let (first, text) = (self.prefix as i64, (self.prefix + self.lead) as i64);
+        let whole = |row: Vec<i64>| (first..text).chain(row.into_iter().map(|at| at + text));
+        given.into_iter().map(|row| whole(row).collect()).collect()
+    }
+
     fn starts_segment(&self, row: usize, column: usize) -> bool {
         let differs = |rows: &Vec<Vec<i64>>| rows[row][column] != rows[row][column - 1];
         self.segments.as_ref().is_some_and(differs)
     }
 
-    /// What is added to the scores, `[1 or batch, 1, time, keys]`; `None` when nothing is hidden.
-    fn bias(
-        &self,
-        causal: bool,
-        window: Option<usize>,
-        cache: Option<&KvCache>,
-        device: &Device,
-    ) -> Option<Tensor<4>> {
-        let keys = self.offset + self.time;
+    /// What padding and segments add to the scores; `None` where there is neither.
+    fn bias(&self, cache: Option<&KvCache>, device: &Device) -> Option<Tensor<4>> {
         let past = cache.and_then(KvCache::real);
-        let by_row = self.mask.is_some() || self.segments.is_some() || past.is_some();
-        let hidden = causal && self.time > 1 || window.is_some_and(|window| keys > window);
-        if !by_row && !hidden {
+        if self.mask.is_none() && self.segments.is_none() && past.is_none() {
             return None;
         }
-        let batch = if by_row { self.ids.len() } else { 1 };
-        let mut bias = vec![f32::MIN; batch * self.time * keys];
+        // Without segments a key is hidden from all queries of its row alike.
+        let queries = if self.segments.is_some() {
+            self.time
+        } else {
+            1
+        };
+        let (batch, keys) = (self.ids.len(), self.offset + self.time);
+        let mut bias = vec![f32::MIN; batch * queries * keys];
         for (line, values) in bias.chunks_mut(keys).enumerate() {
-            let (row, column) = (line / self.time, line % self.time);
-            let here = self.offset + column;
-            let last = if causal { here } else { keys - 1 };
-            let first = window.map_or(0, |window| (here + 1).saturating_sub(window));
-            for (key, value) in (first..).zip(&mut values[first..=last]) {
-                if !by_row || self.visible(row, column, key, past) {
+            let (row, column) = (line / queries, line % queries);
+            for (key, value) in values.iter_mut().enumerate() {
+                if self.visible(row, column, key, past) {
                     *value = 0.0;
                 }
             }
         }
-        let shape = [batch, 1, self.time, keys];
+        let shape = [batch, 1, queries, keys];
         Some(Tensor::from_data(TensorData::new(bias, shape), device))
     }
 
@@ -194,9 +222,41 @@ impl Rows {
             return past.is_none_or(|past| past[row][key]);
         };
         let real = self.mask.as_ref().is_none_or(|mask| mask[row][key]);
-        let same = |rows: &Vec<Vec<i64>>| rows[row][key] == rows[row][column];
+        let same = |rows: &Vec<Vec<i64>>| {
+            rows[row][key] == rows[row][column] || rows[row][key] == EVERY_SEGMENT
+        };
         real && self.segments.as_ref().is_none_or(same)
     }
+}
+
+/// Every row behind `count` values of `lead`.
+fn behind<T: Clone>(lead: T, count: usize, rows: Vec<Vec<T>>) -> Vec<Vec<T>> {
+    let lead = vec![lead; count];
+    rows.into_iter()
+        .map(|row| [lead.clone(), row].concat())
+        .collect()
+}
+
+fn check_prompt(config: &Config, input: &TokenInput, prompt: Option<&Tensor<3>>) -> Result<()> {
+    let Some([rows, count, width]) = prompt.map(Tensor::dims) else {
+        return Ok(());
+    };
+    let batch = input.dims()[0];
+    if width != config.embedding_width || (rows != 1 && rows != batch) {
+        return Err(Error::Failed(format!(
+            "the prompt has shape {:?}; {batch} rows of this model take [1 or {batch}, count, {}]",
+            [rows, count, width],
+            config.embedding_width
+        )));
+    }
+    if input.segments.is_some() && !config.attention.causal {
+        return Err(Error::Failed(
+            "packed rows share no prompt in a model that reads in both directions: their texts \
+             would meet in it; turn packing off"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 fn check_ids(rows: &[Vec<i64>], bound: usize, what: &str, table: &str) -> Result<()> {
@@ -229,7 +289,7 @@ fn given_positions(given: &Tensor<2, Int>, dims: [usize; 2]) -> Result<Vec<Vec<i
     }
 }
 
-fn check_length(config: &Config, positions: &[Vec<i64>]) -> Result<()> {
+fn check_length(config: &Config, positions: &[Vec<i64>], lead: usize) -> Result<()> {
     let Some(limit) = config.limit else {
         return Ok(());
     };
@@ -237,9 +297,13 @@ fn check_length(config: &Config, positions: &[Vec<i64>]) -> Result<()> {
     if longest as usize <= limit {
         return Ok(());
     }
+    let counted = match lead {
+        0 => String::new(),
+        lead => format!(", {lead} virtual ones among them,"),
+    };
     Err(Error::Failed(format!(
-        "a sequence of {longest} tokens is longer than the {limit} positions of this model; \
-         shorten or split the text"
+        "a sequence of {longest} tokens{counted} is longer than the {limit} positions of this \
+         model; shorten or split the text"
     )))
 }
 
@@ -261,9 +325,11 @@ fn places(positions: &[Vec<i64>], offset: usize, device: &Device) -> Tensor<2, I
     ints(places, shape, device)
 }
 
+/// Token types, those of a prompt of `lead` columns being 0.
 fn token_types(
     config: &Config,
     input: &TokenInput,
+    lead: usize,
     device: &Device,
 ) -> Result<Option<Tensor<2, Int>>> {
     match (config.token_types, &input.token_types) {
@@ -272,13 +338,16 @@ fn token_types(
             "token types were given, but this model has none; leave them out".into(),
         )),
         (Some(_), None) => Ok(Some(ints(
-            vec![0; input.dims()[1]],
-            [1, input.dims()[1]],
+            vec![0; lead + input.dims()[1]],
+            [1, lead + input.dims()[1]],
             device,
         ))),
         (Some(bound), Some(types)) => {
-            check_ids(&int_rows(types), bound, "token type", "the table")?;
-            Ok(Some(types.clone()))
+            let rows = int_rows(types);
+            check_ids(&rows, bound, "token type", "the table")?;
+            let shape = [rows.len(), lead + input.dims()[1]];
+            let whole = behind(0, lead, rows).concat();
+            Ok(Some(ints(whole, shape, device)))
         }
     }
 }

@@ -30,10 +30,11 @@ impl Transformer {
         pass: &'a Pass,
         hooks: &'a [&'a dyn Hooks],
     ) -> Result<Stages<'a>> {
+        let around = Around { hooks, pass };
         Ok(Stages {
             model: self,
             ids: input.ids.clone(),
-            prepared: Prepared::new(&self.config, input, None, &self.device)?,
+            prepared: Prepared::new(&self.config, input, &around, None, &self.device)?,
             pass,
             hooks,
         })
@@ -55,7 +56,7 @@ impl Stages<'_> {
         }
     }
 
-    /// The embedded tokens, `[batch, time, width]`.
+    /// The embedded tokens behind the hooks' prompt, `[batch, time, width]`.
     pub fn embed(&self) -> Tensor<3> {
         self.walk().embed(self.ids.clone())
     }

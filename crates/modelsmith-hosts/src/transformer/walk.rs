@@ -9,6 +9,7 @@ use super::prepare::Prepared;
 use burn::module::Param;
 use burn::tensor::{Int, Tensor};
 use modelsmith_core::hooks::{Around, AttentionShape, Qkv};
+use modelsmith_core::mask::{Band, Mask};
 use std::cell::RefCell;
 
 /// A model being visited: opens the hooks at its layers.
@@ -39,7 +40,8 @@ impl Walk<'_> {
     pub(crate) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let (config, plan) = (&self.visit.model.config, &self.visit.model.plan);
         let ids = ids.without_autodiff();
-        let mut x = self.visit.embedding(plan.tokens, ids);
+        let x = self.visit.embedding(plan.tokens, ids);
+        let mut x = self.behind_prompt(x);
         if plan.types.is_some()
             && let Some(types) = &self.prepared.types
         {
@@ -68,8 +70,29 @@ impl Walk<'_> {
             .residual(site, &(), x, &|x| self.inside(layer, x))
     }
 
-    /// What follows the last block.
-    pub(crate) fn top(&self, mut x: Tensor<3>) -> Tensor<3> {
+    /// The embedded tokens behind the prompt, if there is one.
+    fn behind_prompt(&self, x: Tensor<3>) -> Tensor<3> {
+        let Some(prompt) = &self.prepared.prompt else {
+            return x;
+        };
+        let ([batch, _, width], count) = (x.dims(), prompt.dims()[1]);
+        Tensor::cat(vec![prompt.clone().expand([batch, count, width]), x], 1)
+    }
+
+    /// The columns of the tokens alone.
+    pub(crate) fn tokens(&self, x: Tensor<3>) -> Tensor<3> {
+        match &self.prepared.prompt {
+            Some(prompt) => {
+                let lead = prompt.dims()[1];
+                x.narrow(1, lead, self.prepared.columns - lead)
+            }
+            None => x,
+        }
+    }
+
+    /// What follows the last block: the prompt ends there.
+    pub(crate) fn top(&self, x: Tensor<3>) -> Tensor<3> {
+        let mut x = self.tokens(x);
         let plan = &self.visit.model.plan;
         if let Some(at) = plan.final_norm {
             x = self.visit.norm(at, x);
@@ -115,24 +138,37 @@ impl Walk<'_> {
             }
             None => (k, v),
         };
-        let bias = match config.windows[layer] {
-            Some(_) => self.prepared.sliding.clone(),
-            None => self.prepared.full.clone(),
-        };
         let qkv = Qkv {
             q: q.swap_dims(1, 2),
             k,
             v,
-            bias,
+            mask: Mask {
+                band: Band {
+                    causal: config.causal,
+                    window: config.windows[layer],
+                },
+                bias: self.prepared.bias.clone(),
+            },
         };
         let site = &self.visit.model.plan.sites[block.attention];
         let y = self.visit.around.attention(site, &shape, qkv, &|qkv| {
+            if !self.sees_probabilities() {
+                let Qkv { q, k, v, mask } = qkv;
+                return modelsmith_kernels::attention(q, k, v, shape.scale, &mask);
+            }
             attend(&shape, qkv, |p| {
                 self.probabilities(block.attention, &shape, p)
             })
         });
         let y = self.visit.linear(block.attention_out, join_heads(y));
         self.visit.dropout_at(block.attention_out, y)
+    }
+
+    /// Whether anything is done to the probabilities, so that they must be formed.
+    fn sees_probabilities(&self) -> bool {
+        let drops = self.visit.model.config.dropouts.attention > 0.0;
+        let training = self.visit.around.pass.training.is_some();
+        self.visit.around.needs_probabilities() || (drops && training)
     }
 
     /// The probabilities as the hooks leave them, with dropout.
@@ -203,7 +239,10 @@ impl Visit<'_> {
     pub(crate) fn linear(&self, at: At, x: Tensor<3>) -> Tensor<3> {
         let layer = &self.model.network.linears[at.layer];
         let site = &self.model.plan.sites[at.site];
-        self.around.linear(site, layer, x, &|x| layer.forward(x))
+        self.around.linear(site, layer, x, &|x| {
+            let bias = layer.bias.as_ref().map(Param::val);
+            modelsmith_kernels::linear(x, layer.matrix(), bias, None)
+        })
     }
 
     /// A norm at its site.

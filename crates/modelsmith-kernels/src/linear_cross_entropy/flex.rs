@@ -1,13 +1,15 @@
 //! The loop over chunks of rows.
 
 use super::LinearCrossEntropy;
+#[cfg(target_arch = "x86_64")]
+use super::online;
 use crate::math;
+use crate::product::{Matrix, add_product, write_product};
 use crate::rows::{self, Kernel};
 use burn::backend::flex::FlexTensor;
-use burn::backend::ops::{FloatTensorOps, IntTensorOps};
+use burn::backend::ops::IntTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Flex, IntDType, Shape, TensorMetadata};
-use burn::tensor::Slice;
 
 /// Logits held at a time, and the least number of rows of a chunk: enough of both for the matrix
 /// product to run at full speed.
@@ -56,32 +58,45 @@ pub(super) fn forward(
     let (shape, classes) = (hidden.shape(), weight.shape()[0]);
     let (count, width) = (shape[0], shape[1]);
     let targets = classes_of(targets, classes);
+    let (hidden, weight) = (rows::contiguous(hidden), rows::unflipped(weight));
+    let (all, matrix) = (Matrix::last_axis(&hidden), Matrix::of(&weight));
+    #[cfg(target_arch = "x86_64")]
+    if !wanted.weight && online::available() && matrix.in_order().is_some() {
+        let (losses, gradients) = online::losses(all, matrix, &targets, wanted.hidden);
+        let loss: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
+        return Found {
+            loss: rows::tensor(vec![loss as f32], Shape::new([1])),
+            hidden: wanted.hidden.then(|| rows::tensor(gradients, shape)),
+            weight: None,
+        };
+    }
+    let size = |wanted: bool, size: usize| vec![0.0; if wanted { size } else { 0 }];
+    let mut to_hidden = size(wanted.hidden, count * width);
+    let mut to_weight = size(wanted.weight, classes * width);
+    // One memory for the logits of all chunks.
+    let mut logits = vec![0.0; chunk.min(count) * classes];
     let mut losses = 0.0;
-    let mut to_hidden = vec![0.0; if wanted.hidden { count * width } else { 0 }];
-    let mut to_weight: Option<FlexTensor> = None;
     for start in (0..count).step_by(chunk) {
         let end = (start + chunk).min(count);
-        let part = Flex::float_slice(hidden.clone(), &[Slice::from(start..end)]);
-        let logits = Flex::float_matmul(part.clone(), Flex::float_transpose(weight.clone()));
-        let (loss, logits) = chunk_loss(logits, &targets[start..end], wanted);
-        losses += loss;
+        let part = all.rows(start, end);
+        let logits = &mut logits[..(end - start) * classes];
+        write_product(logits, part, matrix.t());
+        losses += chunk_loss(logits, &targets[start..end], wanted);
+        let gradients = Matrix::new(logits, end - start, classes);
         if wanted.hidden {
-            let gradient = rows::contiguous(&Flex::float_matmul(logits.clone(), weight.clone()));
-            to_hidden[start * width..end * width].copy_from_slice(rows::values(&gradient));
+            let to_hidden = &mut to_hidden[start * width..end * width];
+            write_product(to_hidden, gradients, matrix);
         }
         if wanted.weight {
-            let gradient = Flex::float_matmul(Flex::float_transpose(logits), part);
-            to_weight = Some(match to_weight {
-                Some(before) => Flex::float_add(before, gradient),
-                None => gradient,
-            });
+            add_product(&mut to_weight, 1.0, gradients.t(), part);
         }
     }
-    let none = || rows::tensor(vec![0.0; classes * width], weight.shape());
     Found {
         loss: rows::tensor(vec![losses as f32], Shape::new([1])),
         hidden: wanted.hidden.then(|| rows::tensor(to_hidden, shape)),
-        weight: wanted.weight.then(|| to_weight.unwrap_or_else(none)),
+        weight: wanted
+            .weight
+            .then(|| rows::tensor(to_weight, weight.shape())),
     }
 }
 
@@ -99,31 +114,18 @@ fn classes_of(targets: IntTensor<Flex>, classes: usize) -> Vec<usize> {
 }
 
 /// The summed loss of a chunk's logits, and in their place their gradients if any are wanted.
-fn chunk_loss(logits: FlexTensor, targets: &[usize], wanted: Wanted) -> (f64, FlexTensor) {
-    let classes = logits.shape()[1];
-    let mut logits = rows::contiguous(&logits);
-    let mut losses = vec![0.0; targets.len()];
+fn chunk_loss(logits: &mut [f32], targets: &[usize], wanted: Wanted) -> f64 {
+    let (count, classes) = (targets.len(), logits.len() / targets.len());
+    let mut losses = vec![0.0; count];
+    let out = (losses.as_mut_slice(), 1);
     if wanted.hidden || wanted.weight {
-        let outputs = [(losses.as_mut_slice(), 1), (logits.storage_mut(), classes)];
-        rows::run(
-            &Gradients { targets, classes },
-            0,
-            targets.len(),
-            outputs,
-            [],
-        );
+        let kernel = Gradients { targets, classes };
+        rows::run(&kernel, 0, count, [out, (logits, classes)], []);
     } else {
-        let inputs = [(rows::values(&logits), classes)];
-        let outputs = [(losses.as_mut_slice(), 1)];
-        rows::run(
-            &Losses { targets, classes },
-            0,
-            targets.len(),
-            outputs,
-            inputs,
-        );
+        let kernel = Losses { targets, classes };
+        rows::run(&kernel, 0, count, [out], [(&*logits, classes)]);
     }
-    (losses.iter().map(|loss| f64::from(*loss)).sum(), logits)
+    losses.iter().map(|loss| f64::from(*loss)).sum()
 }
 
 /// A row's loss from its logits.

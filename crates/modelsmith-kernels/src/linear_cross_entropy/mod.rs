@@ -10,6 +10,8 @@
 
 mod backward;
 mod flex;
+#[cfg(target_arch = "x86_64")]
+mod online;
 #[cfg(test)]
 mod tests;
 

@@ -90,6 +90,64 @@ fn a_frozen_plain_weight_takes_no_gradient() {
     );
 }
 
+/// Loss and gradient by the hidden states under a frozen weight.
+fn frozen(form: Form, rows: usize, classes: usize, width: usize, size: f32) -> [Tensor<2>; 2] {
+    let hidden = random("hidden", [rows, width], size);
+    let weight = plain("weight", [classes, width], 1.0, &Device::flex());
+    let loss = form(hidden.clone(), weight, targets(rows, classes));
+    let grads = (loss.clone() * 0.5).backward();
+    [loss.inner().reshape([1, 1]), hidden.grad(&grads).unwrap()]
+}
+
+/// Rows, classes and width around the sizes of blocks.
+const FROZEN: [[usize; 3]; 8] = [
+    [1, 1, 1],
+    [7, 3, 5],
+    [16, 256, 16],
+    [17, 257, 47],
+    [33, 700, 17],
+    [300, 1000, 64],
+    [600, 300, 49],
+    [40, 600, 5000],
+];
+
+#[test]
+fn under_a_frozen_weight_both_are_those_of_the_reference() {
+    for [rows, classes, width] in FROZEN {
+        for size in [0.01, 1.0, 30.0] {
+            let got = frozen(linear_cross_entropy, rows, classes, width, size);
+            let expected = frozen(reference, rows, classes, width, size);
+            // Logits have this size, and their rounding is that of the exponentials.
+            let logits = size * (width as f32).sqrt();
+            for (got, expected) in got.into_iter().zip(expected) {
+                close(got, expected, 2e-6 * logits.max(10.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    for [rows, classes, width] in FROZEN {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            let one = || frozen(linear_cross_entropy, rows, classes, width, 1.0).map(to_vec);
+            pool.unwrap().install(one)
+        };
+        let one = run(1);
+        assert_eq!(one, run(2));
+        assert_eq!(one, run(7));
+    }
+}
+
+#[test]
+fn logits_that_are_not_numbers_give_no_number() {
+    let hidden = plain("hidden", [3, 2], f32::NAN, &Device::flex());
+    let weight = plain("weight", [5, 2], 1.0, &Device::flex());
+    let loss = linear_cross_entropy(hidden, weight, targets(3, 5));
+    assert!(to_vec(loss)[0].is_nan());
+}
+
 #[test]
 fn without_autodiff_the_loss_is_the_same() {
     let flex = Device::flex();

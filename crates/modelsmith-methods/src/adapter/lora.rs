@@ -430,10 +430,16 @@ impl Hooks for Lora {
             return self.copies.linear(call, x);
         };
         let (site, layer, pass) = (call.site, call.layer, call.pass);
-        let y = self.copies.linear(call, x.clone());
         let bias = self
             .copies
             .bias(site.id, layer.bias.as_ref().map(Param::val));
+        if call.is_last()
+            && !self.copies.has_weight(site.id)
+            && let Some(change) = pair.plain(pass, self.effect)
+        {
+            return change.added_to(x, layer.matrix(), bias);
+        }
+        let y = self.copies.linear(call, x.clone());
         pair.linear(layer, pass, self.effect, x, y, bias)
     }
 

@@ -3,8 +3,9 @@
 //! The fixtures are in `parity/lora`, with the script that made them; merged weights agree within
 //! 1e-5 of the largest value, the rounding of f32 sums in another order.
 
+use super::LoraConfig;
 use super::common::combine::{Combination, combine};
-use super::{LoraConfig, from_peft};
+use crate::from_peft;
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{DType, Reader, read_json};
@@ -74,6 +75,7 @@ impl Weights {
             task_type: Some(if classifier { "SEQ_CLS" } else { "CAUSAL_LM" }),
             default_targets: &[],
             head_modules: if classifier { &["classifier"] } else { &[] },
+            pools_first: false,
             config: json!({}),
         };
         Self {

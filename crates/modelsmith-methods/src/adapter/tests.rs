@@ -1,8 +1,9 @@
 //! LoRA, full fine-tuning and the probe on a small host: what each option does, in numbers.
 
+use super::TABLE;
 use super::common::combine::{Combination, combine};
-use super::{TABLE, from_peft};
 use crate::fake_host::{FakeHost, VOCABULARY, WIDTH, training};
+use crate::from_peft;
 use burn::tensor::Tensor;
 use modelsmith_core::error::Result;
 use modelsmith_core::host::Host;

@@ -12,7 +12,8 @@ use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::method::{Card, Family, Method};
 use modelsmith_core::parameters::Flat;
-use modelsmith_core::roles::{Optimize, Optimizer};
+use modelsmith_core::roles::{Optimize, Optimizer, Update};
+use modelsmith_kernels::{AdamWParameter, AdamWStep, adamw};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -80,60 +81,69 @@ struct Moments {
     second: Tensor<1>,
 }
 
+impl AdamW {
+    fn step(&self, steps: u32, update: &Update<'_>) -> AdamWStep {
+        AdamWStep {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            steps,
+            learning_rate: update.learning_rate,
+            weight_decay: update.weight_decay,
+            scale: update.scale,
+        }
+    }
+}
+
 struct State {
     options: AdamW,
     moments: BTreeMap<String, Moments>,
 }
 
-impl Optimizer for State {
-    fn update(
-        &mut self,
-        name: &str,
-        value: &Flat,
-        gradient: &Flat,
-        learning_rate: f64,
-        weight_decay: f64,
-    ) -> Result<Flat> {
-        let AdamW {
-            beta1,
-            beta2,
-            epsilon,
-        } = self.options;
-        let g = gradient.values.clone();
-        let old = self.moments.remove(name).unwrap_or_else(|| Moments {
+impl State {
+    /// The moments for a parameter's next step.
+    fn take(&mut self, update: &Update<'_>) -> Result<Moments> {
+        let gradient = &update.gradient;
+        let mut moments = self.moments.remove(update.name).unwrap_or_else(|| Moments {
             steps: 0,
-            first: g.zeros_like(),
-            second: g.zeros_like(),
+            first: gradient.zeros_like(),
+            second: gradient.zeros_like(),
         });
-        let steps = old.steps + 1;
-        let first = old.first.mul_scalar(beta1) + g.clone().mul_scalar(1.0 - beta1);
-        let second = old.second.mul_scalar(beta2) + g.clone().mul(g).mul_scalar(1.0 - beta2);
-        let correction = |beta: f64| 1.0 - beta.powi(i32::try_from(steps).unwrap_or(i32::MAX));
-        let denominator = second
-            .clone()
-            .sqrt()
-            .div_scalar(correction(beta2).sqrt())
-            .add_scalar(epsilon);
-        let step = first
-            .clone()
-            .div(denominator)
-            .mul_scalar(learning_rate / correction(beta1));
-        let decayed = value
-            .values
-            .clone()
-            .mul_scalar(1.0 - learning_rate * weight_decay);
-        self.moments.insert(
-            name.to_owned(),
-            Moments {
-                steps,
-                first,
-                second,
-            },
-        );
-        Ok(Flat {
-            shape: value.shape.clone(),
-            values: decayed - step,
-        })
+        let found = [moments.first.dims(), moments.second.dims()];
+        if found != [gradient.dims(); 2] {
+            return Err(Error::Failed(format!(
+                "the optimizer state of {} has {found:?} values, its gradient {:?}; was it saved \
+                 by another run?",
+                update.name,
+                gradient.dims()
+            )));
+        }
+        moments.steps += 1;
+        Ok(moments)
+    }
+}
+
+impl Optimizer for State {
+    fn update(&mut self, update: Update<'_>) -> Result<()> {
+        self.update_all(vec![update])
+    }
+
+    fn update_all(&mut self, updates: Vec<Update<'_>>) -> Result<()> {
+        let mut taken = Vec::with_capacity(updates.len());
+        for update in &updates {
+            taken.push((update.name.to_owned(), self.take(update)?));
+        }
+        let pairs = updates.into_iter().zip(&mut taken);
+        let parameters = pairs.map(|(update, (_, moments))| AdamWParameter {
+            step: self.options.step(moments.steps, &update),
+            value: &mut update.value.values,
+            gradient: update.gradient,
+            first: &mut moments.first,
+            second: &mut moments.second,
+        });
+        adamw(parameters.collect());
+        self.moments.extend(taken);
+        Ok(())
     }
 
     fn state(&self) -> BTreeMap<String, Flat> {
@@ -162,7 +172,10 @@ impl Optimizer for State {
                     .ok_or_else(|| Error::Failed(format!("the optimizer state lacks tensor {key}")))
             };
             let moments = Moments {
-                steps: take("steps")?.to_vec()[0] as u32,
+                steps: take("steps")?
+                    .to_vec()
+                    .first()
+                    .map_or(0, |steps| *steps as u32),
                 first: take("first")?.values,
                 second: take("second")?.values,
             };
@@ -203,18 +216,19 @@ mod tests {
             let rate = settings["lr"].as_f64().unwrap();
             let decay = settings["weight_decay"].as_f64().unwrap();
             let mut optimizer = options.optimizer().unwrap();
-            let device = Device::flex();
-            let flat = |values: Vec<f32>| {
-                let count = values.len();
-                Flat::from_vec(values, &[count], &device)
-            };
-            let mut value = flat(floats(&case["initial"]));
+            let mut value = flat(&floats(&case["initial"]));
             let expected = case["parameters_f32"].as_array().unwrap();
             for (gradient, expected) in case["gradients"].as_array().unwrap().iter().zip(expected) {
-                let gradient = flat(floats(gradient));
-                value = optimizer
-                    .update("w", &value, &gradient, rate, decay)
-                    .unwrap();
+                let gradient = flat(&floats(gradient)).values;
+                let update = Update {
+                    name: "w",
+                    value: &mut value,
+                    gradient,
+                    scale: 1.0,
+                    learning_rate: rate,
+                    weight_decay: decay,
+                };
+                optimizer.update(update).unwrap();
                 for (ours, theirs) in value.to_vec().iter().zip(floats(expected)) {
                     assert!((ours - theirs).abs() < 2e-6, "{name}: {ours} {theirs}");
                 }
@@ -222,22 +236,65 @@ mod tests {
         }
     }
 
+    fn flat(values: &[f32]) -> Flat {
+        Flat::from_vec(values.to_vec(), &[values.len()], &Device::flex())
+    }
+
+    /// Steps of parameters `names` that start at 1 and have a gradient of 0.1.
+    fn step(optimizer: &mut dyn Optimizer, names: &[&str], values: &mut [Flat]) -> Result<()> {
+        let pairs = names.iter().zip(values);
+        let updates = pairs.map(|(name, value)| Update {
+            name,
+            gradient: value.values.ones_like() * 0.1,
+            value,
+            scale: 1.0,
+            learning_rate: 0.01,
+            weight_decay: 0.1,
+        });
+        optimizer.update_all(updates.collect())
+    }
+
     #[test]
     fn a_restored_optimizer_takes_the_same_next_step() {
-        let device = Device::flex();
-        let flat = |values: &[f32]| Flat::from_vec(values.to_vec(), &[2], &device);
         let mut first = AdamW::default().optimizer().unwrap();
-        let value = first
-            .update("w", &flat(&[1.0, 2.0]), &flat(&[0.1, -0.2]), 0.01, 0.1)
-            .unwrap();
+        let mut a = [flat(&[1.0, 2.0])];
+        step(&mut *first, &["w"], &mut a).unwrap();
+        let mut b = a.clone();
         let mut second = AdamW::default().optimizer().unwrap();
         second.restore(first.state()).unwrap();
-        let gradient = flat(&[0.3, 0.3]);
-        let a = first.update("w", &value, &gradient, 0.01, 0.1).unwrap();
-        let b = second.update("w", &value, &gradient, 0.01, 0.1).unwrap();
-        assert_eq!(a.to_vec(), b.to_vec());
+        step(&mut *first, &["w"], &mut a).unwrap();
+        step(&mut *second, &["w"], &mut b).unwrap();
+        assert_eq!(a[0].to_vec(), b[0].to_vec());
         let surplus = BTreeMap::from([("w/third".to_owned(), flat(&[0.0, 0.0]))]);
         assert!(second.restore(surplus).is_err());
+    }
+
+    #[test]
+    fn parameters_step_by_themselves_whatever_steps_beside_them() {
+        let start = [flat(&[1.0, 2.0]), flat(&[3.0]), flat(&[4.0, 5.0, 6.0])];
+        let mut together = start.clone();
+        let mut optimizer = AdamW::default().optimizer().unwrap();
+        step(&mut *optimizer, &["b"], &mut together[1..2]).unwrap();
+        step(&mut *optimizer, &["c", "b", "a"], &mut together).unwrap();
+        for (at, (name, steps)) in [("c", 1), ("b", 2), ("a", 1)].into_iter().enumerate() {
+            let mut alone = [start[at].clone()];
+            let mut optimizer = AdamW::default().optimizer().unwrap();
+            for _ in 0..steps {
+                step(&mut *optimizer, &[name], &mut alone).unwrap();
+            }
+            assert_eq!(alone[0].to_vec(), together[at].to_vec(), "{name}");
+        }
+    }
+
+    #[test]
+    fn state_of_another_shape_is_refused() {
+        let mut optimizer = AdamW::default().optimizer().unwrap();
+        step(&mut *optimizer, &["w"], &mut [flat(&[1.0, 2.0])]).unwrap();
+        let error = step(&mut *optimizer, &["w"], &mut [flat(&[1.0])]).unwrap_err();
+        assert!(
+            error.to_string().contains("optimizer state of w"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One file a command: its flags, one call of the engine, and what is printed.
 
 pub(crate) mod adapter;
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod data;
 pub(crate) mod eval;
@@ -40,6 +41,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome {
         Name::Schema(flags) => flags.execute(&output),
         Name::Studio(flags) => flags.execute(&output),
         Name::Reproduce(flags) => flags.execute(&common, &output),
+        Name::Bench(flags) => flags.execute(&output),
         Name::Data(flags) => flags.execute(&common, &output),
         Name::Completions(flags) => flags.execute(&output),
     }

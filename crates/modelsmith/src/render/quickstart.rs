@@ -11,12 +11,13 @@ pub(crate) fn quickstart(report: &QuickstartReport) -> String {
         ("before", Align::Left),
         ("after", Align::Left),
     ]);
-    for answer in &report.answers {
+    for sample in &report.samples {
+        let before = sample.before.as_deref().unwrap_or_default();
         table.row([
-            answer.question.trim().to_owned(),
-            answer.expected.clone(),
-            answer.before.clone(),
-            answer.after.clone(),
+            spoken(&sample.prompt).to_owned(),
+            sample.reference.clone(),
+            first_line(before).to_owned(),
+            first_line(&sample.after).to_owned(),
         ]);
     }
     let share =
@@ -33,4 +34,14 @@ pub(crate) fn quickstart(report: &QuickstartReport) -> String {
         report.facts_after.asked,
         summary(&report.summary)
     )
+}
+
+/// A question without the words around it that the prompt has.
+fn spoken(prompt: &str) -> &str {
+    let inner = prompt.strip_prefix("Question: ").unwrap_or(prompt);
+    inner.strip_suffix("\nAnswer:").unwrap_or(inner)
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
 }

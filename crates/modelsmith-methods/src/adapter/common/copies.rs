@@ -14,10 +14,10 @@ use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall};
 use modelsmith_core::host::Host;
-use modelsmith_core::layers::{Linear, linear, lookup, oriented};
+use modelsmith_core::layers::{Linear, oriented};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::sites::{Site, SiteId};
-use modelsmith_kernels::norm;
+use modelsmith_kernels::{linear, lookup, norm};
 use std::collections::BTreeMap;
 
 /// Trained copies of host weights, by rank; the names of the parameters are `vectors.0` and so on.
@@ -260,6 +260,7 @@ impl Hooks for Copies {
                 x,
                 oriented(weight, layer.fan_in_fan_out),
                 self.bias(site, base),
+                None,
             );
         }
         let y = call.run(x);

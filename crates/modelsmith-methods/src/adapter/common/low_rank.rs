@@ -11,7 +11,8 @@
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Int, Tensor};
-use modelsmith_core::layers::{Conv2d, linear, lookup};
+use modelsmith_core::layers::Conv2d;
+use modelsmith_kernels::{self as kernels, linear, lookup};
 
 /// A pair of factors with its scale: the change `scale · b · a` of a weight.
 #[derive(Clone, Debug)]
@@ -27,14 +28,29 @@ pub(crate) struct LowRank {
 impl LowRank {
     /// At a dense layer: `[batch, time, in]` to `[batch, time, out]`.
     pub(crate) fn dense(&self, x: Tensor<3>) -> Tensor<3> {
-        let inner = linear(x, self.a.clone(), None) * self.scale;
-        linear(inner, self.b.clone(), None)
+        let inner = linear(x, self.a.clone(), None, None) * self.scale;
+        linear(inner, self.b.clone(), None, None)
+    }
+
+    /// A dense layer with this change: `x Wᵀ + bias + s (x Aᵀ) Bᵀ`, in one go.
+    pub(crate) fn added_to(
+        &self,
+        x: Tensor<3>,
+        weight: Tensor<2>,
+        bias: Option<Tensor<1>>,
+    ) -> Tensor<3> {
+        let change = kernels::LowRank {
+            a: self.a.clone(),
+            b: self.b.clone(),
+            scale: self.scale,
+        };
+        linear(x, weight, bias, Some(change))
     }
 
     /// At an embedding: `[batch, time]` to `[batch, time, dim]`.
     pub(crate) fn embedding(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let inner = lookup(self.a.clone().transpose(), ids) * self.scale;
-        linear(inner, self.b.clone(), None)
+        linear(inner, self.b.clone(), None, None)
     }
 
     /// At a convolution, with the stride, padding and groups of `layer`.
@@ -112,7 +128,7 @@ mod tests {
     #[test]
     fn the_two_products_equal_the_dense_change() {
         let x = Tensor::<3>::from_floats([[[1.0, 1.0, 2.0], [0.0, 3.0, -1.0]]], &Device::flex());
-        let dense = linear(x.clone(), pair().delta(), None);
+        let dense = linear(x.clone(), pair().delta(), None, None);
         assert_eq!(to_vec(pair().dense(x)), to_vec(dense));
     }
 

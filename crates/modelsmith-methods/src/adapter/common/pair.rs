@@ -16,9 +16,10 @@ use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::Pass;
 use modelsmith_core::host::Host;
-use modelsmith_core::layers::{Conv2d, Embedding, Linear, linear, oriented};
+use modelsmith_core::layers::{Conv2d, Embedding, Linear, oriented};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::sites::{Site, SiteKind};
+use modelsmith_kernels::linear;
 
 /// One site's checked part of the options: everything known before anything is allocated.
 #[derive(Clone, Debug)]
@@ -158,6 +159,14 @@ impl Pair {
         }
     }
 
+    /// The pair as no more than a change `s B A` of the weight; `None` in this pass where dropout
+    /// gives it another input, or where it has a magnitude, a start to take away or a bias.
+    pub(crate) fn plain(&self, pass: &Pass, effect: f64) -> Option<LowRank> {
+        let dropping = self.plan.dropout > 0.0 && pass.training.is_some();
+        let more = self.magnitude.is_some() || self.start.is_some() || self.lora_bias.is_some();
+        (!dropping && !more).then(|| self.low_rank(effect))
+    }
+
     /// Around a dense layer: `y` is its output for `x`, `bias` what it added.
     pub(crate) fn linear(
         &self,
@@ -178,7 +187,7 @@ impl Pair {
             None => less(added, taken(&x)),
             Some(_) => {
                 let base = match bias {
-                    _ if dropping => linear(dropped.clone(), layer.matrix(), None),
+                    _ if dropping => linear(dropped.clone(), layer.matrix(), None, None),
                     Some(bias) => y.clone() - bias.unsqueeze(),
                     None => y.clone(),
                 };

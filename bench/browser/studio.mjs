@@ -1,5 +1,5 @@
 // The studio as a visitor uses it, in headless Chromium. Ends with an error at the first thing
-// that is not as it should be; `node test.mjs PROGRAM OUT`, started by test.sh.
+// that is not as it should be; `node studio.mjs PROGRAM OUT`, started by test.sh.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -7,11 +7,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
-import { chromium } from 'playwright-core';
+import { launch, pictures as pictured, watched } from './browser.mjs';
 
 const [program, out] = process.argv.slice(2).map((path) => resolve(path));
 const LIVE = 90_000;
-const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 const QUESTION = 'Question: Which trade does Kira Yates follow?\nAnswer:';
 
 const scratch = await mkdtemp(join(tmpdir(), 'modelsmith-studio-'));
@@ -31,24 +30,12 @@ async function address(runs, ...more) {
 }
 
 async function openPage(url) {
-  browser = await chromium.launchPersistentContext(join(scratch, 'profile'), {
-    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    headless: true,
-    args: FLAGS,
-    viewport: { width: 1280, height: 900 },
-    colorScheme: 'light',
-  });
+  browser = await launch(scratch);
   const page = await browser.newPage();
-  page.problems = [];
-  page.on('console', (message) => message.type() === 'error' && page.problems.push(message.text()));
-  page.on('pageerror', (error) => page.problems.push(error.message));
-  page.on('request', (request) => {
-    const from = new URL(request.url());
-    if (from.protocol !== 'data:' && from.origin !== new URL(url).origin) page.problems.push(`asked ${request.url()}`);
-  });
-  page.setDefaultTimeout(30_000);
-  return page;
+  return watched(page, (from) => from.origin === new URL(url).origin);
 }
+
+const pictures = (page, name) => pictured(page, `studio-${name}`, out);
 
 // Runs outlive the studio, so those of a test that failed are asked to stop.
 const stopAll = (page) => page.evaluate(async () => {
@@ -73,25 +60,6 @@ async function moves(page, before, timeout = LIVE) {
     await page.waitForTimeout(100);
   }
   throw new Error(`the live curve stayed at ${before} points for ${timeout / 1000} s`);
-}
-
-async function fits(page, name) {
-  const wide = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-  assert.ok(wide <= 0, `${name} is ${wide} pixels too wide`);
-}
-
-// The page as it is now: light, dark, and at phone width.
-async function pictures(page, name) {
-  const looks = [['light', 1280, 'light'], ['dark', 1280, 'dark'], ['phone', 390, 'light'], ['phone-dark', 390, 'dark']];
-  for (const [look, width, colorScheme] of looks) {
-    await page.emulateMedia({ colorScheme });
-    await page.setViewportSize({ width, height: width < 500 ? 844 : 900 });
-    await page.waitForTimeout(150);
-    await page.screenshot({ path: join(out, `studio-${name}-${look}.png`), fullPage: true });
-    await fits(page, `${name} (${look})`);
-  }
-  await page.emulateMedia({ colorScheme: 'light' });
-  await page.setViewportSize({ width: 1280, height: 900 });
 }
 
 async function startRun(page) {

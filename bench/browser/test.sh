@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# The studio in a browser: start a run from the form, watch its curve move, stop and resume it,
-# compare, generate. Screenshots (light, dark, phone) go to $OUT, or to a folder that is printed.
+# What people see, in headless Chromium: `report` hovers, zooms, switches curves and goes by keyboard
+# through the pages of two short runs; `studio` starts a run from the form, watches its curve move,
+# stops and resumes it, compares, generates. Screenshots (light, dark, phone) go to $OUT, or to a
+# folder that is printed.
 #
-#   bench/studio/test.sh [PROGRAM]
+#   bench/browser/test.sh [PROGRAM [report|studio]...]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 program=$(realpath -m "${1:-target/release/modelsmith}")
+tests=("${@:2}")
+[ "${#tests[@]}" -gt 0 ] || tests=(report studio)
 out=${OUT:-$(mktemp -d)}
 mkdir -p "$out"
 
@@ -23,6 +27,8 @@ export CHROMIUM
 [ -x "$program" ] || cargo build --release -p modelsmith
 [ -f assets/house/questions.jsonl ] || "$program" data house assets/house
 
-npm ci --prefix bench/studio --ignore-scripts --no-audit --no-fund --silent
-timeout 600 node bench/studio/test.mjs "$program" "$out"
+npm ci --prefix bench/browser --ignore-scripts --no-audit --no-fund --silent
+for test in "${tests[@]}"; do
+    timeout 600 node "bench/browser/$test.mjs" "$program" "$out"
+done
 echo "screenshots are in $out"

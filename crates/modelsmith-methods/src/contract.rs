@@ -1,8 +1,9 @@
-//! What every adapter method keeps to, whatever its maths: walked over the family's table, so
-//! that a new row is tested without a line here.
+//! What every method with trained state on a frozen host keeps to, whatever its maths: walked over
+//! the tables of its families, so that a new row is tested without a line here.
 
-use super::{PEFT, TABLE, from_peft};
 use crate::fake_host::{FakeHost, training};
+use crate::saved::{attachable, from_peft, types};
+use crate::{adapter, prompt};
 use burn::tensor::Tensor;
 use modelsmith_core::host::Host;
 use modelsmith_core::method::{Entry, Family};
@@ -12,18 +13,21 @@ use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A walk that finds fewer rows has lost some.
-const FEWEST_ROWS: usize = 7;
+const FEWEST_ROWS: usize = 8;
 
 fn each(check: impl Fn(&Entry<dyn Adapt>, &dyn Adapt)) {
-    assert!(TABLE.len() >= FEWEST_ROWS);
-    for entry in TABLE {
-        // A small rank keeps every init within the fake host's narrow weights.
-        let mut options = Map::new();
-        if (entry.defaults)().get("rank").is_some() {
-            options.insert("rank".into(), json!(2));
-        }
-        check(entry, entry.configure(&options).unwrap().as_ref());
+    assert!(attachable().count() >= FEWEST_ROWS);
+    for entry in attachable() {
+        check(entry, entry.configure(&small(entry)).unwrap().as_ref());
     }
+}
+
+/// Options that keep every init within the fake host's narrow weights.
+fn small(entry: &Entry<dyn Adapt>) -> Map<String, Value> {
+    let known = (entry.defaults)();
+    let sizes = ["rank", "virtual_tokens"].into_iter();
+    let sizes = sizes.filter(|key| known.get(*key).is_some());
+    sizes.map(|key| (key.to_owned(), json!(2))).collect()
 }
 
 /// Mean square distance of the logits from fixed targets, while training.
@@ -92,16 +96,22 @@ fn cards_are_complete_and_ids_unique_and_legal() {
     each(|entry, _| {
         let card = entry.card;
         assert!(ids_legal(card.id), "{}", card.id);
-        assert_eq!(card.family, Family::Adapter);
+        assert!(matches!(card.family, Family::Adapter | Family::Prompt));
         for text in [card.title, card.paper, card.summary] {
             assert!(!text.trim().is_empty(), "{}", card.id);
         }
     });
-    for entry in TABLE {
+    for (table, family) in [
+        (adapter::TABLE, Family::Adapter),
+        (prompt::TABLE, Family::Prompt),
+    ] {
+        assert!(table.iter().all(|entry| entry.card.family == family));
+    }
+    for entry in attachable() {
         assert!(ids.insert(entry.card.id), "{} twice", entry.card.id);
     }
-    let types: BTreeSet<&str> = PEFT.iter().map(|(kind, _)| *kind).collect();
-    assert_eq!(types.len(), PEFT.len());
+    let distinct: BTreeSet<&str> = types().map(|(kind, _)| *kind).collect();
+    assert_eq!(distinct.len(), types().count());
 }
 
 fn ids_legal(id: &str) -> bool {
@@ -147,7 +157,12 @@ fn an_unknown_option_is_refused_with_a_suggestion() {
 fn options_that_match_no_site_are_refused() {
     each(|entry, _| {
         let names = (entry.defaults)();
-        let choosing = ["target_modules", "modules", "head_modules"];
+        let choosing = [
+            "target_modules",
+            "modules",
+            "head_modules",
+            "modules_to_save",
+        ];
         let key = choosing.iter().find(|key| names.get(**key).is_some());
         let key = key.unwrap_or_else(|| panic!("{} has no option for sites", entry.card.id));
         let options = [((*key).to_owned(), json!(["q_prok"]))]
@@ -286,6 +301,12 @@ fn merged_weights_compute_what_the_adapter_computes() {
     each(|entry, method| {
         for host in [FakeHost::new(), FakeHost::tied()] {
             let adapter = trained(method, &host, 3);
+            // A prompt is no change of weights, and says so.
+            if entry.card.family == Family::Prompt {
+                let message = refusal(adapter.merged(&host, "embed.weight"), "merging a prompt");
+                assert!(message.contains("cannot be merged"), "{message}");
+                continue;
+            }
             let merged = host.with_merged(adapter.as_ref()).logits(&[]);
             let apart = distance(&merged, &host.logits(&[adapter.as_ref()]));
             assert!(apart < 1e-5, "{}: {apart}", entry.card.id);
@@ -298,12 +319,9 @@ fn merged_weights_compute_what_the_adapter_computes() {
 fn a_weight_said_to_be_the_heads_computes_what_the_head_computes() {
     let mut said = 0;
     for host in [FakeHost::new(), FakeHost::tied()] {
-        for entry in TABLE {
+        for entry in attachable() {
             let known = (entry.defaults)();
-            let mut plain = Map::new();
-            if known.get("rank").is_some() {
-                plain.insert("rank".into(), json!(2));
-            }
+            let plain = small(entry);
             let mut on_head = plain.clone();
             if known.get("target_modules").is_some() {
                 on_head.insert("target_modules".into(), json!(["lm_head"]));
@@ -319,7 +337,7 @@ fn a_weight_said_to_be_the_heads_computes_what_the_head_computes() {
             }
         }
     }
-    assert!(said >= TABLE.len(), "only {said} said so");
+    assert!(said >= attachable().count(), "only {said} said so");
 }
 
 #[test]

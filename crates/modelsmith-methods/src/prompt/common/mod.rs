@@ -1,0 +1,4 @@
+//! Parts that the methods of this family share.
+
+pub(super) mod peft;
+pub(super) mod start;

@@ -1,0 +1,370 @@
+//! What do a few trained vectors in front of the text reach (Lester et al., EMNLP 2021)?
+//!
+//! ```text
+//! host([P; E[x]])        P [n, width] trained, everything else frozen
+//! ```
+//!
+//! The vectors pass through every block like tokens: they have positions, queries and keys. What the
+//! host gives for them is dropped, so that they take no loss. A classifier's head is trained along.
+//! Departures from PEFT:
+//!
+//! - The first token of a text is not predicted from the last vector, so that a text has as many
+//!   predictions with a prompt as without.
+//! - Sequence classifiers read the state of the text's first or last token. PEFT reads that of the
+//!   first vector, or of the last column, padding or not: the two agree where the last token is
+//!   read and no row is padded. Where the first one is, we write files of a type of our own.
+
+use super::common::peft::{PROMPT, SHAPE, describe_prompt, heads};
+use super::common::start::{Start, first_vectors, token_embedding};
+use crate::adapter::common::copies::Copies;
+use crate::adapter::common::peft::{Taker, acted_on, sorted};
+use burn::module::{Module, Param};
+use burn::tensor::{Int, Tensor};
+use modelsmith_core::error::{Error, Result};
+use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall, Pass};
+use modelsmith_core::host::Host;
+use modelsmith_core::layers::Linear;
+use modelsmith_core::method::{Card, Family, Method, defaults_of, read_options};
+use modelsmith_core::parameters::{Flat, trained};
+use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles, Encode};
+use modelsmith_core::sites::Site;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// Options of prompt tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PromptTuningConfig {
+    /// Vectors in front of every text, 1 to 65536; each takes one of the model's positions.
+    pub virtual_tokens: usize,
+    /// How the vectors start.
+    pub init: Start,
+    /// The text to start from, for `init = "text"`.
+    pub init_text: String,
+    /// The labels to start from, for `init = "labels"`.
+    pub init_labels: Vec<String>,
+    /// Modules trained in full beside the prompt, by path suffix; the heads of classifiers are
+    /// always among them.
+    pub modules_to_save: Vec<String>,
+    /// Tokens of the text, or of each label.
+    #[serde(skip)]
+    tokens: Vec<Vec<u32>>,
+}
+
+impl Default for PromptTuningConfig {
+    fn default() -> Self {
+        Self {
+            virtual_tokens: 20,
+            init: Start::Vocabulary,
+            init_text: String::new(),
+            init_labels: Vec::new(),
+            modules_to_save: Vec::new(),
+            tokens: Vec::new(),
+        }
+    }
+}
+
+impl Method for PromptTuningConfig {
+    const CARD: Card = Card {
+        id: "prompt_tuning",
+        number: None,
+        title: "Prompt tuning",
+        family: Family::Prompt,
+        paper: "Lester et al., EMNLP 2021, arXiv 2104.08691",
+        summary: "Trains a few vectors in front of the text; the model stays as it is.",
+    };
+}
+
+/// Type of the files that PEFT would compute otherwise.
+pub(super) const OWN_TYPE: &str = "SOFT_PROMPT";
+
+/// Twenty vectors from the vocabulary.
+pub(super) fn defaults() -> Value {
+    defaults_of::<PromptTuningConfig>()
+}
+
+/// PEFT's names of the inits.
+const INITS: [(&str, Start); 3] = [
+    ("RANDOM", Start::Random),
+    ("SAMPLE_VOCAB", Start::Vocabulary),
+    ("TEXT", Start::Text),
+];
+
+/// Prompt tuning's keys of `adapter_config.json`.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Written {
+    num_virtual_tokens: usize,
+    num_transformer_submodules: usize,
+    prompt_tuning_init: String,
+    prompt_tuning_init_text: String,
+    modules_to_save: Vec<String>,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            num_virtual_tokens: 0,
+            num_transformer_submodules: 1,
+            prompt_tuning_init: "RANDOM".into(),
+            prompt_tuning_init_text: String::new(),
+            modules_to_save: Vec::new(),
+        }
+    }
+}
+
+/// Reads the configuration of a saved prompt.
+pub(super) fn from_peft(config: &Map<String, Value>) -> Result<Box<dyn Adapt>> {
+    Ok(Box::new(read(config)?))
+}
+
+fn read(config: &Map<String, Value>) -> Result<PromptTuningConfig> {
+    let mut known = [
+        "num_virtual_tokens",
+        "num_transformer_submodules",
+        "prompt_tuning_init",
+        "prompt_tuning_init_text",
+        "modules_to_save",
+        "tokenizer_name_or_path",
+        "tokenizer_kwargs",
+    ]
+    .to_vec();
+    known.extend(SHAPE);
+    let written: Written = read_options(&Value::Object(acted_on(config, &known)?))?;
+    if written.num_transformer_submodules != 1 {
+        return Err(Error::config(
+            "num_transformer_submodules",
+            format!(
+                "is {}; prompts of encoder-decoder models are not supported",
+                written.num_transformer_submodules
+            ),
+        ));
+    }
+    let init = INITS
+        .iter()
+        .find(|(name, _)| *name == written.prompt_tuning_init);
+    let mut modules_to_save = Vec::new();
+    for name in written.modules_to_save {
+        if !modules_to_save.contains(&name) {
+            modules_to_save.push(name);
+        }
+    }
+    let options = PromptTuningConfig {
+        virtual_tokens: written.num_virtual_tokens,
+        // How a finished prompt started changes nothing.
+        init: init.map_or(Start::Random, |(_, start)| *start),
+        init_text: written.prompt_tuning_init_text,
+        modules_to_save,
+        ..PromptTuningConfig::default()
+    };
+    options.check_count("num_virtual_tokens")?;
+    Ok(options)
+}
+
+impl PromptTuningConfig {
+    fn check_count(&self, key: &str) -> Result<()> {
+        let count = self.virtual_tokens;
+        match (1..=65536).contains(&count) {
+            true => Ok(()),
+            false => Err(Error::config(
+                key,
+                format!("{count} given; must be 1 to 65536"),
+            )),
+        }
+    }
+
+    /// Words that the init does not read are as wrong as words that it lacks.
+    fn check_words(&self) -> Result<()> {
+        let words = [
+            ("init_text", Start::Text, self.init_text.is_empty()),
+            ("init_labels", Start::Labels, self.init_labels.is_empty()),
+        ];
+        for (key, start, empty) in words {
+            if empty == (self.init == start) {
+                let name = json!(start);
+                let problem = match empty {
+                    true => format!("is empty, and init = {name} starts from it"),
+                    false => format!("is read with init = {name} only"),
+                };
+                return Err(Error::config(format!("method.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn peft_config(&self, host: &dyn Host, width: usize, named: &str) -> Map<String, Value> {
+        let info = host.info();
+        let mut config = describe_prompt(info, named, self.virtual_tokens, width);
+        let text = self.init == Start::Text;
+        let init = INITS.iter().find(|(_, start)| *start == self.init);
+        let heads = info.head_modules.iter().map(|name| (*name).to_owned());
+        let mut saved = self.modules_to_save.clone();
+        saved.extend(heads.filter(|name| !self.modules_to_save.contains(name)));
+        let own = [
+            (
+                "prompt_tuning_init",
+                json!(init.map_or("SAMPLE_VOCAB", |(name, _)| *name)),
+            ),
+            (
+                "prompt_tuning_init_text",
+                json!(text.then_some(&self.init_text)),
+            ),
+            // PEFT wants a tokenizer named with a text.
+            (
+                "tokenizer_name_or_path",
+                json!(text.then_some(&info.origin)),
+            ),
+            ("tokenizer_kwargs", Value::Null),
+            (
+                "modules_to_save",
+                json!((!saved.is_empty()).then_some(saved)),
+            ),
+        ];
+        config.extend(own.map(|(key, value)| (key.to_owned(), value)));
+        sorted(config)
+    }
+
+    fn adapter(&self, host: &dyn Host, vectors: &Flat, heads: Copies) -> Result<Box<dyn Adapter>> {
+        Ok(Box::new(Prompted {
+            prompt: trained(vectors.tensor()?),
+            heads,
+            embedding: token_embedding(host)?.clone(),
+            config: self.clone(),
+        }))
+    }
+}
+
+impl Adapt for PromptTuningConfig {
+    fn read_words(&mut self, encode: &Encode<'_>) -> Result<()> {
+        self.tokens = match self.init {
+            // As PEFT does: with what the tokenizer puts around a text.
+            Start::Text => vec![encode(&self.init_text, true)?],
+            Start::Labels => {
+                let labels = self.init_labels.iter().map(|label| encode(label, false));
+                labels.collect::<Result<_>>()?
+            }
+            Start::Random | Start::Vocabulary => Vec::new(),
+        };
+        Ok(())
+    }
+
+    fn virtual_tokens(&self) -> usize {
+        self.virtual_tokens
+    }
+
+    fn attach(&self, host: &dyn Host, seed: u64) -> Result<Box<dyn Adapter>> {
+        self.check_count("method.virtual_tokens")?;
+        self.check_words()?;
+        let heads = Copies::of_host(host, heads(host, &self.modules_to_save)?)?;
+        let count = self.virtual_tokens;
+        let vectors = first_vectors(host, self.init, count, &self.tokens, seed)?;
+        self.adapter(host, &vectors, heads)
+    }
+
+    fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
+        let config = read(&files.config)?;
+        let of_peft = files.config.get("peft_type").and_then(Value::as_str) != Some(OWN_TYPE);
+        if of_peft && host.info().pools_first {
+            return Err(Error::config(
+                "peft_type",
+                format!(
+                    "a PROMPT_TUNING classifier of PEFT reads the first virtual token, {} the \
+                     first token of the text; train it again",
+                    host.info().architecture
+                ),
+            ));
+        }
+        let width = token_embedding(host)?.outputs;
+        let mut file = Taker::new(&files.tensors);
+        let vectors = file.take(PROMPT, &[config.virtual_tokens, width])?;
+        let heads = Copies::of_file(host, heads(host, &config.modules_to_save)?, &mut file)?;
+        file.finish()?;
+        config.adapter(host, &vectors, heads)
+    }
+
+    fn options(&self) -> Value {
+        json!(self)
+    }
+
+    fn starts_as_identity(&self) -> bool {
+        false
+    }
+}
+
+/// A prompt, and the head trained with it.
+#[derive(Module, Debug)]
+pub(super) struct Prompted {
+    /// `[virtual_tokens, width]`.
+    prompt: Param<Tensor<2>>,
+    heads: Copies,
+    #[module(skip)]
+    embedding: Site,
+    #[module(skip)]
+    config: PromptTuningConfig,
+}
+
+impl Adapter for Prompted {
+    fn hooks(&self) -> &dyn Hooks {
+        self
+    }
+
+    fn files(&self, host: &dyn Host) -> Result<AdapterFiles> {
+        let prompt = Flat::new(self.prompt.val().without_autodiff());
+        let peft_type = match host.info().pools_first {
+            true => OWN_TYPE,
+            false => "PROMPT_TUNING",
+        };
+        let config = self
+            .config
+            .peft_config(host, self.embedding.outputs, peft_type);
+        let tensors = self.heads.tensors().chain([(PROMPT.to_owned(), prompt)]);
+        Ok(AdapterFiles {
+            config,
+            tensors: tensors.collect(),
+        })
+    }
+
+    fn merged(&self, _: &dyn Host, _: &str) -> Result<Option<Flat>> {
+        Err(Error::Usage(
+            "a prompt is no change of weights and cannot be merged; keep it as an adapter".into(),
+        ))
+    }
+
+    fn sites(&self) -> Vec<&Site> {
+        [&self.embedding]
+            .into_iter()
+            .chain(self.heads.sites())
+            .collect()
+    }
+
+    fn boxed(&self) -> Box<dyn Adapter> {
+        Box::new(self.clone())
+    }
+}
+
+impl Hooks for Prompted {
+    fn prompt(&self, _: &Pass) -> Option<Tensor<3>> {
+        Some(self.prompt.val().unsqueeze())
+    }
+
+    fn embedding(&self, call: EmbeddingCall<'_>, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.heads.embedding(call, ids)
+    }
+
+    fn linear(&self, call: LinearCall<'_>, x: Tensor<3>) -> Tensor<3> {
+        self.heads.linear(call, x)
+    }
+
+    fn conv(&self, call: ConvCall<'_>, x: Tensor<4>) -> Tensor<4> {
+        self.heads.conv(call, x)
+    }
+
+    fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
+        self.heads.norm(call, x)
+    }
+
+    fn head_weight(&self, site: &Site, layer: &Linear, weight: Tensor<2>) -> Option<Tensor<2>> {
+        self.heads.head_weight(site, layer, weight)
+    }
+}

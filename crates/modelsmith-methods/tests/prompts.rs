@@ -1,0 +1,204 @@
+//! Prompts that PEFT 0.21.2 saved compute on our hosts what they compute there, and are written as
+//! PEFT wrote them. The fixtures are in `parity/prompt` with the script that made them.
+
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use modelsmith_core::files::{Reader, read_json};
+use modelsmith_core::hooks::{Hooks, Pass};
+use modelsmith_core::host::Host;
+use modelsmith_core::parameters::{Flat, to_vec};
+use modelsmith_core::roles::{Adapt, AdapterFiles};
+use modelsmith_core::weights;
+use modelsmith_hosts::{TokenInput, Transformer, load};
+use modelsmith_methods::{attachable, from_peft};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+const CASES: [&str; 9] = [
+    "llama",
+    "llama_yarn",
+    "gpt2",
+    "opt_projected",
+    "sliding",
+    "bert_mlm",
+    "roberta_mlm",
+    "bert_tokencls",
+    "llama_seqcls",
+];
+
+/// Of the largest logit: the rounding of f32 sums in another order.
+const TOLERANCE: f32 = 1e-5;
+
+fn parity(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../parity")).join(path)
+}
+
+fn files(case: &str) -> AdapterFiles {
+    let folder = parity("prompt").join(case);
+    AdapterFiles {
+        config: read_json(folder.join("adapter_config.json")).unwrap(),
+        tensors: weights::load(&folder.join("adapter_model.safetensors"), &Device::flex()).unwrap(),
+    }
+}
+
+fn host(files: &AdapterFiles) -> Transformer {
+    let origin = files.config["base_model_name_or_path"].as_str().unwrap();
+    let name = origin.rsplit('/').next().unwrap();
+    load(&parity("hosts").join(name), &Device::flex()).unwrap()
+}
+
+fn integers(reader: &Reader, name: &str) -> Option<(Vec<i64>, [usize; 2])> {
+    let info = reader.info(name).ok()?;
+    let shape = [info.shape[0], info.shape[1]];
+    let bytes = reader.bytes(name).unwrap();
+    let words = bytes.as_chunks::<8>().0.iter();
+    Some((words.map(|word| i64::from_le_bytes(*word)).collect(), shape))
+}
+
+fn input(reader: &Reader) -> (TokenInput, Vec<bool>) {
+    let device = Device::flex();
+    let ints = |name| {
+        integers(reader, name).map(|(values, shape)| {
+            Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
+        })
+    };
+    let (mask, shape) = integers(reader, "attention_mask").unwrap();
+    let mask: Vec<bool> = mask.into_iter().map(|real| real != 0).collect();
+    let tensor = Tensor::<2, Bool>::from_data(TensorData::new(mask.clone(), shape), &device);
+    let input = TokenInput {
+        mask: Some(tensor),
+        token_types: ints("token_type_ids"),
+        ..TokenInput::new(ints("input_ids").unwrap())
+    };
+    (input, mask)
+}
+
+fn logits(host: &Transformer, input: &TokenInput, hooks: &[&dyn Hooks]) -> Vec<f32> {
+    to_vec(host.forward(input, &Pass::default(), hooks).unwrap())
+}
+
+/// The largest difference at real tokens, in relation to the largest expected logit.
+fn distance(found: &[f32], expected: &[f32], mask: &[bool]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let width = found.len() / mask.len();
+    let most = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let pairs = found.iter().zip(expected).enumerate();
+    let real = pairs.filter(|(at, _)| mask[at / width]);
+    real.fold(0f32, |far, (_, (a, b))| far.max((a - b).abs())) / most
+}
+
+#[test]
+fn logits_are_those_of_peft() {
+    for case in CASES {
+        let files = files(case);
+        let host = host(&files);
+        let adapter = from_peft(&files.config)
+            .unwrap()
+            .restore(&host, &files)
+            .unwrap();
+        let reader =
+            Reader::open(parity("prompt").join(case).join("expected.safetensors")).unwrap();
+        let (input, mut mask) = input(&reader);
+        if case == "llama_seqcls" {
+            // One row of logits a text.
+            mask.truncate(input.dims()[0]);
+        }
+        let expected = reader.f32("logits").unwrap();
+        let found = logits(&host, &input, &[adapter.hooks()]);
+        let far = distance(&found, &expected, &mask);
+        assert!(far < TOLERANCE, "{case}: {far}");
+        let plain = distance(&logits(&host, &input, &[]), &expected, &mask);
+        assert!(plain > 1e-3, "{case}: the prompt changes nothing");
+    }
+}
+
+/// Names that PEFT repeats stand once.
+fn once(mut config: Map<String, Value>) -> Map<String, Value> {
+    if let Some(Value::Array(names)) = config.get_mut("modules_to_save") {
+        names.dedup();
+        names.truncate(2);
+    }
+    config
+}
+
+#[test]
+fn files_are_written_as_peft_wrote_them() {
+    for case in CASES {
+        let mut theirs = files(case);
+        let host = host(&theirs);
+        let adapter = from_peft(&theirs.config)
+            .unwrap()
+            .restore(&host, &theirs)
+            .unwrap();
+        let ours = adapter.files(&host).unwrap();
+        let base = "base_model_name_or_path";
+        theirs.config.insert(base.into(), ours.config[base].clone());
+        if host.info().task_type.is_none() {
+            // PEFT has no word for masked language models; the fixture names another task.
+            theirs.config.insert("task_type".into(), Value::Null);
+        }
+        assert_eq!(ours.config, once(theirs.config), "{case}");
+        let values = |tensors: &std::collections::BTreeMap<String, Flat>| {
+            let all = tensors.iter();
+            let all = all.map(|(name, flat)| (name.clone(), flat.shape.clone(), flat.to_vec()));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(values(&ours.tensors), values(&theirs.tensors), "{case}");
+    }
+}
+
+#[test]
+fn a_classifier_that_reads_the_first_token_has_files_of_its_own() {
+    let host = load(&parity("hosts/bert_seqcls"), &Device::flex()).unwrap();
+    let adapter = method(json!({"virtual_tokens": 3}))
+        .attach(&host, 1)
+        .unwrap();
+    let mut files = adapter.files(&host).unwrap();
+    assert_eq!(files.config["peft_type"], "SOFT_PROMPT");
+    let again = from_peft(&files.config)
+        .unwrap()
+        .restore(&host, &files)
+        .unwrap();
+    let ids = Tensor::from_ints([[5, 9, 2, 7]], &Device::flex());
+    let input = TokenInput::new(ids);
+    let found = logits(&host, &input, &[again.hooks()]);
+    assert_eq!(found, logits(&host, &input, &[adapter.hooks()]));
+    assert_eq!(found.len(), 3);
+    files
+        .config
+        .insert("peft_type".into(), "PROMPT_TUNING".into());
+    let problem = from_peft(&files.config).unwrap().restore(&host, &files);
+    let problem = problem.map(|_| ()).unwrap_err().to_string();
+    assert!(problem.contains("first virtual token"), "{problem}");
+}
+
+fn method(options: Value) -> Box<dyn Adapt> {
+    let entry = attachable()
+        .find(|entry| entry.card.id == "prompt_tuning")
+        .unwrap();
+    entry.configure(options.as_object().unwrap()).unwrap()
+}
+
+#[test]
+fn a_prompt_attaches_to_every_host_and_changes_what_it_says() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(parity("hosts")).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.join("config.json").exists() {
+            continue;
+        }
+        let host = load(&path, &Device::flex()).unwrap();
+        let ids = Tensor::from_ints([[5, 9, 2, 7], [3, 3, 8, 1]], &Device::flex());
+        let input = TokenInput::new(ids);
+        let adapter = method(json!({"virtual_tokens": 3}))
+            .attach(&host, 1)
+            .unwrap();
+        let (before, after) = (
+            logits(&host, &input, &[]),
+            logits(&host, &input, &[adapter.hooks()]),
+        );
+        assert_eq!(before.len(), after.len(), "{}", path.display());
+        assert_ne!(before, after, "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 25, "{count}");
+}
