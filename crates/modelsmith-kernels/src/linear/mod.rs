@@ -52,7 +52,7 @@ pub struct LowRank {
 /// so that a weight stored the other way is a transposed view), `bias` `[out]`.
 ///
 /// Gradients flow to each operand that is tracked, and nothing is computed for the others. Any float
-/// dtype; `f32` on the CPU is fused, and equal to [`reference`] but for the order of the sums.
+/// dtype; `f32` on the CPU is fused, and equal to [`reference()`] but for the order of the sums.
 ///
 /// # Panics
 /// When the shapes do not fit.
