@@ -132,11 +132,11 @@ pub(crate) fn sum_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f3
     lanes.iter().sum()
 }
 
-/// The sum of the products, pair by pair. Four times the lanes of the other sums: a chain of
-/// additions is slower than reading from the nearest cache.
+/// The sum of the products, pair by pair. Twice the lanes of the other sums, added up in halves: the
+/// rows of a weight are short, and a chain of additions takes longer than reading one.
 #[inline(always)]
 pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
-    const WIDE: usize = 4 * LANES;
+    const WIDE: usize = 2 * LANES;
     let mut lanes = [0.0; WIDE];
     let (xs, x_rest) = x.as_chunks::<WIDE>();
     let (ys, y_rest) = y.as_chunks::<WIDE>();
@@ -145,7 +145,17 @@ pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
             *lane += x * y;
         }
     }
-    sum(&lanes) + sum_pairs(x_rest, y_rest, |x, y| x * y)
+    for ((lane, x), y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
+        *lane += x * y;
+    }
+    let mut half = WIDE / 2;
+    while half > 0 {
+        for at in 0..half {
+            lanes[at] += lanes[at + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 #[cfg(test)]
