@@ -1,8 +1,8 @@
 //! Matrix products into memory that is already there.
 //!
 //! The backend's own product zeroes its output before it writes it and cannot add to one. Here 512-bit
-//! processors run the project's own [tiles], at 97 % of their peak where `gemm` reaches 75 %
-//! (measured at 256 x 256 x 288); any other takes the `gemm` crate.
+//! processors run the project's own `tiles`, which are faster than `gemm` where a side is narrow or
+//! long, and which the loss of a frozen head needs; any other takes the `gemm` crate.
 
 use crate::rows;
 #[cfg(target_arch = "x86_64")]
