@@ -140,6 +140,16 @@ pub(crate) fn add_product(out: &mut [f32], factor: f32, a: Matrix<'_>, b: Matrix
     run(out.as_mut_ptr(), out.len(), true, factor, a, b);
 }
 
+/// `[rows, columns]` to `[columns, rows]`.
+pub(crate) fn turned(values: Vec<f32>, rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows.max(1);
+    if rows == 1 || columns == 1 {
+        return values;
+    }
+    let value = |at: usize| values[at % rows * columns + at / rows];
+    (0..rows * columns).map(value).collect()
+}
+
 /// `out = factor · a b`, plus what was there `before`; else that is not read.
 fn run(out: *mut f32, length: usize, before: bool, factor: f32, a: Matrix<'_>, b: Matrix<'_>) {
     let ([rows, inner], [inner_too, columns]) = (a.shape, b.shape);

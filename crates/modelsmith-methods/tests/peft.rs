@@ -3,24 +3,22 @@
 //! The fixtures are in `parity/lora` with the script that made them. Logits agree within 1e-5 of
 //! the largest logit, the rounding of f32 sums in another order.
 
+mod fixtures;
+
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use modelsmith_core::files::{DType, Reader, read_json};
+use burn::tensor::{Device, Tensor, TensorData};
+use fixtures::{files, host, input, integers, parity};
+use modelsmith_core::files::{DType, Reader};
 use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{Flat, to_vec};
 use modelsmith_core::roles::{Adapter, AdapterFiles};
-use modelsmith_hosts::{TokenInput, Transformer, load};
+use modelsmith_hosts::{TokenInput, Transformer};
 use modelsmith_methods::adapter::common::combine::{Combination, combine};
 use modelsmith_methods::from_peft;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 const TOLERANCE: f32 = 1e-5;
-
-fn parity(path: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../parity")).join(path)
-}
 
 fn reader(path: &str) -> Reader {
     Reader::open(parity(path)).unwrap()
@@ -37,48 +35,6 @@ fn floats(reader: &Reader) -> BTreeMap<String, Flat> {
         }
     }
     found
-}
-
-/// A tensor of whole numbers; all of the fixtures have two axes.
-fn integers(reader: &Reader, name: &str) -> Option<(Vec<i64>, [usize; 2])> {
-    let info = reader.info(name).ok()?;
-    let shape = [info.shape[0], info.shape[1]];
-    let words = reader.bytes(name).unwrap().chunks_exact(8);
-    let values = words
-        .map(|word| i64::from_le_bytes(word.try_into().unwrap()))
-        .collect();
-    Some((values, shape))
-}
-
-fn files(case: &str) -> AdapterFiles {
-    AdapterFiles {
-        config: read_json(parity(&format!("lora/{case}/adapter_config.json"))).unwrap(),
-        tensors: floats(&reader(&format!("lora/{case}/adapter_model.safetensors"))),
-    }
-}
-
-fn host(files: &AdapterFiles) -> Transformer {
-    let origin = files.config["base_model_name_or_path"].as_str().unwrap();
-    let name = origin.rsplit('/').next().unwrap();
-    load(&parity(&format!("hosts/{name}")), &Device::flex()).unwrap()
-}
-
-fn input(reader: &Reader) -> (TokenInput, Vec<bool>) {
-    let device = Device::flex();
-    let ints = |name| {
-        integers(reader, name).map(|(values, shape)| {
-            Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
-        })
-    };
-    let (mask, shape) = integers(reader, "attention_mask").unwrap();
-    let mask: Vec<bool> = mask.into_iter().map(|real| real != 0).collect();
-    let tensor = Tensor::<2, Bool>::from_data(TensorData::new(mask.clone(), shape), &device);
-    let input = TokenInput {
-        mask: Some(tensor),
-        token_types: ints("token_type_ids"),
-        ..TokenInput::new(ints("input_ids").unwrap())
-    };
-    (input, mask)
 }
 
 fn logits(host: &Transformer, input: &TokenInput, adapters: &[&dyn Adapter]) -> Vec<f32> {
@@ -127,7 +83,7 @@ fn every_saved_adapter_gives_pefts_logits_and_merges_to_them() {
         if !parity(&format!("lora/{case}/adapter_config.json")).exists() || case == "train" {
             continue;
         }
-        let files = files(&case);
+        let files = files(&format!("lora/{case}"));
         let host = host(&files);
         let reader = reader(&format!("lora/{case}/expected.safetensors"));
         let expected = floats(&reader);
@@ -147,7 +103,7 @@ fn every_saved_adapter_gives_pefts_logits_and_merges_to_them() {
 
 #[test]
 fn two_adapters_at_once_and_mixed_give_pefts_logits() {
-    let (first, second) = (files("combined/first"), files("combined/second"));
+    let (first, second) = (files("lora/combined/first"), files("lora/combined/second"));
     let host = host(&first);
     let reader = reader("lora/combined/expected.safetensors");
     let expected = floats(&reader);
@@ -209,7 +165,7 @@ fn loss(logits: Tensor<3>, labels: &[i64], shape: [usize; 2]) -> Tensor<1> {
 
 #[test]
 fn loss_and_gradients_are_those_of_torch() {
-    let files = files("train");
+    let files = files("lora/train");
     let host = host(&files);
     let reader = reader("lora/train/expected.safetensors");
     let expected = floats(&reader);

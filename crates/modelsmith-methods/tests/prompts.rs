@@ -1,17 +1,18 @@
 //! Prompts that PEFT 0.21.2 saved compute on our hosts what they compute there, and are written as
 //! PEFT wrote them. The fixtures are in `parity/prompt` with the script that made them.
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use modelsmith_core::files::{Reader, read_json};
+mod fixtures;
+
+use burn::tensor::{Device, Tensor};
+use fixtures::{files, host, input, parity};
+use modelsmith_core::files::Reader;
 use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{Flat, to_vec};
-use modelsmith_core::roles::{Adapt, AdapterFiles};
-use modelsmith_core::weights;
+use modelsmith_core::roles::Adapt;
 use modelsmith_hosts::{TokenInput, Transformer, load};
 use modelsmith_methods::{attachable, from_peft};
 use serde_json::{Map, Value, json};
-use std::path::PathBuf;
 
 const CASES: [&str; 9] = [
     "llama",
@@ -27,50 +28,6 @@ const CASES: [&str; 9] = [
 
 /// Of the largest logit: the rounding of f32 sums in another order.
 const TOLERANCE: f32 = 1e-5;
-
-fn parity(path: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../parity")).join(path)
-}
-
-fn files(case: &str) -> AdapterFiles {
-    let folder = parity("prompt").join(case);
-    AdapterFiles {
-        config: read_json(folder.join("adapter_config.json")).unwrap(),
-        tensors: weights::load(&folder.join("adapter_model.safetensors"), &Device::flex()).unwrap(),
-    }
-}
-
-fn host(files: &AdapterFiles) -> Transformer {
-    let origin = files.config["base_model_name_or_path"].as_str().unwrap();
-    let name = origin.rsplit('/').next().unwrap();
-    load(&parity("hosts").join(name), &Device::flex()).unwrap()
-}
-
-fn integers(reader: &Reader, name: &str) -> Option<(Vec<i64>, [usize; 2])> {
-    let info = reader.info(name).ok()?;
-    let shape = [info.shape[0], info.shape[1]];
-    let bytes = reader.bytes(name).unwrap();
-    let words = bytes.as_chunks::<8>().0.iter();
-    Some((words.map(|word| i64::from_le_bytes(*word)).collect(), shape))
-}
-
-fn input(reader: &Reader) -> (TokenInput, Vec<bool>) {
-    let device = Device::flex();
-    let ints = |name| {
-        integers(reader, name).map(|(values, shape)| {
-            Tensor::<2, Int>::from_data(TensorData::new(values, shape), &device)
-        })
-    };
-    let (mask, shape) = integers(reader, "attention_mask").unwrap();
-    let mask: Vec<bool> = mask.into_iter().map(|real| real != 0).collect();
-    let tensor = Tensor::<2, Bool>::from_data(TensorData::new(mask.clone(), shape), &device);
-    let input = TokenInput {
-        mask: Some(tensor),
-        token_types: ints("token_type_ids"),
-        ..TokenInput::new(ints("input_ids").unwrap())
-    };
-    (input, mask)
-}
 
 fn logits(host: &Transformer, input: &TokenInput, hooks: &[&dyn Hooks]) -> Vec<f32> {
     to_vec(host.forward(input, &Pass::default(), hooks).unwrap())
@@ -89,7 +46,7 @@ fn distance(found: &[f32], expected: &[f32], mask: &[bool]) -> f32 {
 #[test]
 fn logits_are_those_of_peft() {
     for case in CASES {
-        let files = files(case);
+        let files = files(&format!("prompt/{case}"));
         let host = host(&files);
         let adapter = from_peft(&files.config)
             .unwrap()
@@ -123,7 +80,7 @@ fn once(mut config: Map<String, Value>) -> Map<String, Value> {
 #[test]
 fn files_are_written_as_peft_wrote_them() {
     for case in CASES {
-        let mut theirs = files(case);
+        let mut theirs = files(&format!("prompt/{case}"));
         let host = host(&theirs);
         let adapter = from_peft(&theirs.config)
             .unwrap()

@@ -5,7 +5,7 @@
 //! a stretch of outputs at a time. Both read the weight once, and each part of it by one thread.
 
 use crate::math;
-use crate::product::Matrix;
+use crate::product::{Matrix, turned};
 use crate::rows::{self, Kernel};
 use rayon::prelude::*;
 
@@ -36,20 +36,11 @@ pub(super) fn times_transpose(x: Matrix<'_>, weight: Matrix<'_>) -> Vec<f32> {
             let mut y = vec![0.0; count * outputs];
             let out = [(y.as_mut_slice(), count)];
             rows::run(&Dots { x, count }, 0, outputs, out, [(by_outputs, inputs)]);
-            turned(y, count, outputs)
+            turned(y, outputs)
         }
         (None, Some(by_inputs)) => sums(x, by_inputs, count, outputs),
         (None, None) => panic!("a weight in order"),
     }
-}
-
-/// Outputs by rows to rows by outputs.
-fn turned(y: Vec<f32>, count: usize, outputs: usize) -> Vec<f32> {
-    if count == 1 {
-        return y;
-    }
-    let value = |at: usize| y[at % outputs * count + at / outputs];
-    (0..count * outputs).map(value).collect()
 }
 
 /// Dot products of all rows of `x` with rows of a weight.

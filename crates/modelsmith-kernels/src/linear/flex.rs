@@ -1,7 +1,7 @@
 //! The products, forward and backward.
 
 use super::{Dense, few_rows};
-use crate::product::{Matrix, add_product, product};
+use crate::product::{Matrix, add_product, product, turned};
 use crate::rows::{self, Kernel};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -100,7 +100,7 @@ pub(super) fn weight_gradient(grad: &FlexTensor, x: &FlexTensor, factor: f32) ->
     let [outputs, inputs] = [g.shape()[1], x.shape()[1]];
     let mut found = match inputs < outputs && inputs <= NARROW {
         // Of the two, the product reads the right-hand one in order.
-        true => turned(&product(x.t(), g), inputs),
+        true => turned(product(x.t(), g), inputs),
         false => product(g.t(), x),
     };
     if factor != 1.0 {
@@ -111,13 +111,6 @@ pub(super) fn weight_gradient(grad: &FlexTensor, x: &FlexTensor, factor: f32) ->
 
 /// Widths up to this are those of low-rank factors.
 const NARROW: usize = 64;
-
-/// `[rows, columns]` to `[columns, rows]`.
-fn turned(values: &[f32], rows: usize) -> Vec<f32> {
-    let columns = values.len() / rows.max(1);
-    let value = |at: usize| values[at % rows * columns + at / rows];
-    (0..rows * columns).map(value).collect()
-}
 
 /// The sum of the rows of `g`.
 pub(super) fn bias_gradient(grad: &FlexTensor) -> FlexTensor {
