@@ -14,11 +14,16 @@
 mod activation;
 mod adamw;
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod laid_out;
 mod linear;
 mod linear_cross_entropy;
 mod lookup;
 pub mod machine;
 mod math;
+#[cfg(target_arch = "x86_64")]
+mod matrix_unit;
+mod memory;
 mod norm;
 mod product;
 mod rotate;
@@ -28,6 +33,8 @@ mod square_sum;
 mod switch;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 pub use activation::{Activation, activate, gated, gelu, gelu_tanh, silu, swiglu};
 pub use adamw::{AdamWParameter, AdamWStep, adamw};

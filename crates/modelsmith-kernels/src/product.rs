@@ -1,12 +1,14 @@
 //! Matrix products into memory that is already there.
 //!
-//! The backend's own product zeroes its output before it writes it and cannot add to one. Here 512-bit
-//! processors run the project's own `tiles`, which are faster than `gemm` where a side is narrow or
+//! The backend's own product zeroes its output before it writes it and cannot add to one. Here
+//! processors with a matrix unit run it (`matrix_unit`) where all sides are wide enough; 512-bit
+//! vectors run the project's own `tiles`, which are faster than `gemm` where a side is narrow or
 //! long, and which the loss of a frozen head needs; any other takes the `gemm` crate.
 
+use crate::memory::{Finish, Source, Target};
 use crate::rows;
 #[cfg(target_arch = "x86_64")]
-use crate::tiles;
+use crate::{matrix_unit, tiles};
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use gemm::Parallelism;
@@ -96,10 +98,9 @@ impl<'a> Matrix<'a> {
         steps.then(|| &self.values[..rows * columns])
     }
 
-    /// The addresses, for the tiles.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn source(&self) -> tiles::Source {
-        tiles::Source {
+    /// The addresses, for the loops.
+    pub(crate) fn source(&self) -> Source {
+        Source {
             at: self.values.as_ptr(),
             row: self.strides[0],
             column: self.strides[1],
@@ -158,19 +159,23 @@ fn run(out: *mut f32, length: usize, before: bool, factor: f32, a: Matrix<'_>, b
     let work = rows.saturating_mul(columns).saturating_mul(inner);
     #[cfg(target_arch = "x86_64")]
     if rows >= LEAST_ROWS && tiles::available() {
-        let to = tiles::Target {
+        let to = Target {
             at: out,
             row: columns,
         };
-        let finish = tiles::Finish {
+        let finish = Finish {
             factor,
             add: before,
         };
-        let size = [rows, columns, inner];
+        let (size, parallel) = ([rows, columns, inner], work >= PARALLEL);
+        let (a, b) = (a.source(), b.source());
         // SAFETY: as below, and the processor was asked.
         #[allow(unsafe_code)]
         return unsafe {
-            tiles::product(size, a.source(), b.source(), to, finish, work >= PARALLEL);
+            match matrix_unit::available() && size.iter().all(|side| *side >= matrix_unit::LEAST) {
+                true => matrix_unit::product::<3, _, _>(size, a, b, to, finish, parallel),
+                false => tiles::product(size, a, b, to, finish, parallel),
+            }
         };
     }
     let parallelism = match work >= PARALLEL {

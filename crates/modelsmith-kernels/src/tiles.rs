@@ -11,20 +11,18 @@
 
 #![allow(unsafe_code)]
 
+use crate::memory::{Finish, LANES, Scratch, Source, Target, Value, first_lanes};
+use crate::vectors::turn;
 use rayon::prelude::*;
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_fmadd_ps,
-    _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd,
-    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
+use std::any::TypeId;
 use std::cell::RefCell;
 
 /// Rows of a tile.
 const ROWS: usize = 8;
-
-/// Lanes of a vector.
-const LANES: usize = 16;
 
 /// Columns of a panel: three vectors.
 const PANEL: usize = 3 * LANES;
@@ -41,54 +39,8 @@ const STRIP: usize = 256;
 /// Whether this processor has what the tiles need.
 pub(crate) fn available() -> bool {
     std::arch::is_x86_feature_detected!("avx512f")
-}
-
-/// A matrix to read: its first value, and the steps between rows and columns.
-#[derive(Clone, Copy)]
-pub(crate) struct Source {
-    pub(crate) at: *const f32,
-    pub(crate) row: usize,
-    pub(crate) column: usize,
-}
-
-/// A matrix to write, its rows in order.
-#[derive(Clone, Copy)]
-pub(crate) struct Target {
-    pub(crate) at: *mut f32,
-    pub(crate) row: usize,
-}
-
-// SAFETY: these are addresses; who dereferences them answers for what lies there.
-unsafe impl Send for Source {}
-// SAFETY: as above.
-unsafe impl Sync for Source {}
-// SAFETY: as above.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
-impl Source {
-    unsafe fn offset(self, row: usize, column: usize) -> Self {
-        let by = row * self.row + column * self.column;
-        // SAFETY: the caller's row and column are within the matrix.
-        let at = unsafe { self.at.add(by) };
-        Self { at, ..self }
-    }
-}
-
-impl Target {
-    unsafe fn offset(self, row: usize, column: usize) -> Self {
-        // SAFETY: the caller's row and column are within the matrix.
-        let at = unsafe { self.at.add(row * self.row + column) };
-        Self { at, ..self }
-    }
-}
-
-/// What becomes of a finished sum: `out = factor · sum`, plus what was there.
-#[derive(Clone, Copy)]
-pub(crate) struct Finish {
-    pub(crate) factor: f32,
-    pub(crate) add: bool,
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512vl")
 }
 
 /// A right-hand side as the tiles read it.
@@ -107,36 +59,6 @@ const FEW: usize = 2 * ROWS;
 /// of them share a line, and the lines few pages.
 const NEAR: usize = 512;
 
-/// Memory that begins at the start of a cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line {
-    _values: [f32; LANES],
-}
-
-/// Scratch memory that grows and stays.
-pub(crate) struct Scratch(Vec<Line>);
-
-impl Scratch {
-    pub(crate) const fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    /// Room for this many values, at the start of a line. What is there is of no meaning.
-    pub(crate) fn room(&mut self, count: usize) -> &mut [f32] {
-        let lines = count.div_ceil(LANES);
-        if self.0.len() < lines {
-            let line = Line {
-                _values: [0.0; LANES],
-            };
-            self.0.resize(lines, line);
-        }
-        let values: *mut f32 = self.0.as_mut_ptr().cast();
-        // SAFETY: `lines` lines of 16 values each are initialised and borrowed as long as `self`.
-        unsafe { std::slice::from_raw_parts_mut(values, lines * LANES) }
-    }
-}
-
 thread_local! {
     static LEFT: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
     static RIGHT: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
@@ -148,10 +70,10 @@ thread_local! {
 /// # Safety
 /// The processor is [`available`]; the matrices lie within memory that may be read, `out` within
 /// memory that may be written and overlaps neither.
-pub(crate) unsafe fn product(
+pub(crate) unsafe fn product<A: Value, B: Value>(
     [rows, columns, inner]: [usize; 3],
-    a: Source,
-    b: Source,
+    a: Source<A>,
+    b: Source<B>,
     out: Target,
     finish: Finish,
     parallel: bool,
@@ -192,21 +114,21 @@ pub(crate) unsafe fn product(
 }
 
 /// The same on this thread, with a right-hand side of few panels.
-unsafe fn one_block(
+unsafe fn one_block<A: Value, B: Value>(
     [rows, columns, inner]: [usize; 3],
-    a: Source,
-    b: Source,
+    a: Source<A>,
+    b: Source<B>,
     out: Target,
     finish: Finish,
 ) {
-    if rows <= FEW && b.column == 1 && columns.is_multiple_of(LANES) {
+    if let Some(b) = lying(rows, columns, b) {
         // SAFETY: the caller's promises.
         return unsafe { with_right([rows, columns, inner], a, Right::Lying(b), out, finish) };
     }
     RIGHT.with_borrow_mut(|right| {
         for start in (0..inner.max(1)).step_by(DEPTH) {
             let depth = (inner - start).min(DEPTH);
-            let panels = right.room(depth * columns.next_multiple_of(LANES));
+            let panels = right.room(room(depth, columns));
             let finish = Finish {
                 add: finish.add || start > 0,
                 ..finish
@@ -222,14 +144,24 @@ unsafe fn one_block(
     });
 }
 
+/// The right-hand side as one that is read where it lies, if it can be and that pays.
+fn lying<B: Value>(rows: usize, columns: usize, b: Source<B>) -> Option<Source> {
+    let pays = rows <= FEW && b.column == 1 && columns.is_multiple_of(LANES);
+    (pays && TypeId::of::<B>() == TypeId::of::<f32>()).then(|| Source {
+        at: b.at.cast(),
+        row: b.row,
+        column: b.column,
+    })
+}
+
 /// `out = a b` for a right-hand side that is ready to be read.
 ///
 /// # Safety
 /// As for [`product`]; the right-hand side is of these sizes.
 #[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn with_right(
+pub(crate) unsafe fn with_right<A: Value>(
     [rows, columns, inner]: [usize; 3],
-    a: Source,
+    a: Source<A>,
     right: Right,
     out: Target,
     finish: Finish,
@@ -260,9 +192,9 @@ pub(crate) unsafe fn with_right(
 
 /// All tiles of a strip; `step` is the distance between the starts of 8 rows of `a`.
 #[target_feature(enable = "avx512f")]
-unsafe fn strip(
+unsafe fn strip<A: Value>(
     [rows, columns, inner]: [usize; 3],
-    a: Source,
+    a: Source<A>,
     step: usize,
     right: Right,
     out: Target,
@@ -302,9 +234,9 @@ unsafe fn strip(
     }
 }
 
-struct Tile {
+struct Tile<A> {
     inner: usize,
-    a: Source,
+    a: Source<A>,
     panel: *const f32,
     panel_step: usize,
     out: Target,
@@ -312,7 +244,7 @@ struct Tile {
     finish: Finish,
 }
 
-impl Tile {
+impl<A: Value> Tile<A> {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn of_height<const V: usize>(&self, height: usize) {
@@ -344,7 +276,7 @@ impl Tile {
                     *right = _mm512_loadu_ps(b.add(v * LANES));
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let left = _mm512_set1_ps(*a.add(r * self.a.row));
+                    let left = _mm512_set1_ps((*a.add(r * self.a.row)).single());
                     for (sum, right) in sums.iter_mut().zip(right) {
                         *sum = _mm512_fmadd_ps(left, right, *sum);
                     }
@@ -360,12 +292,11 @@ impl Tile {
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn store<const R: usize, const V: usize>(&self, sums: &[[__m512; V]; R]) {
-        let last = self.width - (V - 1) * LANES;
-        let mask: __mmask16 = (u32::MAX >> (32 - last)) as __mmask16;
+        let last = first_lanes(self.width - (V - 1) * LANES);
         let factor = _mm512_set1_ps(self.finish.factor);
         for (r, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
-                let mask = if v + 1 == V { mask } else { __mmask16::MAX };
+                let mask = if v + 1 == V { last } else { first_lanes(LANES) };
                 let scaled = _mm512_mul_ps(*sum, factor);
                 // SAFETY: the masked lanes are within the output.
                 unsafe {
@@ -381,13 +312,23 @@ impl Tile {
     }
 }
 
+/// Values of memory that [`lay_out`] writes.
+pub(crate) fn room(inner: usize, columns: usize) -> usize {
+    inner * columns.next_multiple_of(LANES)
+}
+
 /// Lays a right-hand side `[inner, columns]` out in panels of 48 columns, each row by row; the last
 /// panel has as many whole vectors as it needs, filled up with zeros.
 ///
 /// # Safety
-/// `b` may be read and `to` has room for `inner` rows of whole vectors.
-#[target_feature(enable = "avx512f")]
-pub(crate) unsafe fn lay_out(inner: usize, columns: usize, b: Source, to: *mut f32) {
+/// `b` may be read and `to` has [`room`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(crate) unsafe fn lay_out<B: Value>(
+    inner: usize,
+    columns: usize,
+    b: Source<B>,
+    to: *mut f32,
+) {
     for column in (0..columns).step_by(PANEL) {
         let width = (columns - column).min(PANEL);
         // SAFETY: the panel is within both.
@@ -395,28 +336,33 @@ pub(crate) unsafe fn lay_out(inner: usize, columns: usize, b: Source, to: *mut f
     }
 }
 
-#[target_feature(enable = "avx512f")]
-unsafe fn lay_out_panel(inner: usize, width: usize, b: Source, to: *mut f32) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn lay_out_panel<B: Value>(inner: usize, width: usize, b: Source<B>, to: *mut f32) {
     let step = width.next_multiple_of(LANES);
     for v in (0..width).step_by(LANES) {
         let lanes = (width - v).min(LANES);
-        let mask: __mmask16 = (u32::MAX >> (32 - lanes)) as __mmask16;
+        let mask = first_lanes(lanes);
         let (mut k, turned) = (0, b.row == 1 && lanes == LANES);
         // SAFETY: `k` stays below `inner` and the lanes within the width.
         unsafe {
             while turned && k + LANES <= inner {
-                turn(b.offset(k, v).at, b.column, to.add(k * step + v), step);
+                let square = b.offset(k, v);
+                let columns =
+                    std::array::from_fn(|at| B::load(mask, square.at.add(at * square.column)));
+                for (at, row) in turn(columns).into_iter().enumerate() {
+                    _mm512_storeu_ps(to.add((k + at) * step + v), row);
+                }
                 k += LANES;
             }
             while b.column == 1 && k < inner {
-                let values = _mm512_maskz_loadu_ps(mask, b.offset(k, v).at);
+                let values = B::load(mask, b.offset(k, v).at);
                 _mm512_storeu_ps(to.add(k * step + v), values);
                 k += 1;
             }
             while k < inner {
                 for lane in 0..LANES {
                     let value = match lane < lanes {
-                        true => *b.offset(k, v + lane).at,
+                        true => (*b.offset(k, v + lane).at).single(),
                         false => 0.0,
                     };
                     *to.add(k * step + v + lane) = value;
@@ -429,63 +375,17 @@ unsafe fn lay_out_panel(inner: usize, width: usize, b: Source, to: *mut f32) {
 
 /// Lays a left-hand side `[rows, inner]` out in strips of 8 rows, each column by column.
 #[target_feature(enable = "avx512f")]
-unsafe fn lay_out_left(rows: usize, inner: usize, a: Source, to: *mut f32) {
+unsafe fn lay_out_left<A: Value>(rows: usize, inner: usize, a: Source<A>, to: *mut f32) {
     for row in (0..rows).step_by(ROWS) {
         let height = (rows - row).min(ROWS);
         for k in 0..inner {
-            if a.row == 1 && height == ROWS {
-                // SAFETY: 8 values that lie together, in both.
-                unsafe {
-                    let to = to.add(row * inner + k * ROWS);
-                    a.offset(row, k).at.copy_to_nonoverlapping(to, ROWS);
-                }
-                continue;
-            }
-            for r in 0..height {
+            // A constant count becomes one copy of what lies together.
+            for r in 0..if height == ROWS { ROWS } else { height } {
                 // SAFETY: row and column are within the matrix, the strip within the room.
-                unsafe { *to.add(row * inner + k * ROWS + r) = *a.offset(row + r, k).at };
+                unsafe {
+                    *to.add(row * inner + k * ROWS + r) = (*a.offset(row + r, k).at).single();
+                }
             }
-        }
-    }
-}
-
-/// 16 rows of 16 values, turned: `to[k][n] = from[n][k]`.
-#[target_feature(enable = "avx512f")]
-unsafe fn turn(from: *const f32, from_step: usize, to: *mut f32, to_step: usize) {
-    let mut rows = [_mm512_setzero_ps(); LANES];
-    for (n, row) in rows.iter_mut().enumerate() {
-        // SAFETY: the caller's 16 rows of 16 values.
-        *row = unsafe { _mm512_loadu_ps(from.add(n * from_step)) };
-    }
-    // Pairs, then fours, within lanes of 128 bits; then the lanes.
-    let mut pairs = [_mm512_setzero_ps(); LANES];
-    for n in (0..LANES).step_by(2) {
-        pairs[n] = _mm512_unpacklo_ps(rows[n], rows[n + 1]);
-        pairs[n + 1] = _mm512_unpackhi_ps(rows[n], rows[n + 1]);
-    }
-    for n in (0..LANES).step_by(4) {
-        let [a, b, c, d] = [0, 1, 2, 3].map(|at| _mm512_castps_pd(pairs[n + at]));
-        rows[n] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-        rows[n + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-        rows[n + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-        rows[n + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
-    }
-    for k in 0..4 {
-        let low = [rows[k], rows[k + 4]];
-        let high = [rows[k + 8], rows[k + 12]];
-        let even = _mm512_shuffle_f32x4::<0x88>(low[0], low[1]);
-        let odd = _mm512_shuffle_f32x4::<0xdd>(low[0], low[1]);
-        let even_high = _mm512_shuffle_f32x4::<0x88>(high[0], high[1]);
-        let odd_high = _mm512_shuffle_f32x4::<0xdd>(high[0], high[1]);
-        let found = [
-            _mm512_shuffle_f32x4::<0x88>(even, even_high),
-            _mm512_shuffle_f32x4::<0x88>(odd, odd_high),
-            _mm512_shuffle_f32x4::<0xdd>(even, even_high),
-            _mm512_shuffle_f32x4::<0xdd>(odd, odd_high),
-        ];
-        for (at, values) in found.into_iter().enumerate() {
-            // SAFETY: the caller's 16 rows of 16 values.
-            unsafe { _mm512_storeu_ps(to.add((4 * at + k) * to_step), values) };
         }
     }
 }

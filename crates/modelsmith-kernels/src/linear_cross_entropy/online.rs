@@ -14,12 +14,15 @@
 
 #![allow(unsafe_code)]
 
+use crate::laid_out::{Multiply, Unit, Vectors};
 use crate::math;
+use crate::memory::{Finish, LANES, Scratch, Source, Target};
 use crate::product::Matrix;
 use crate::rows;
-use crate::tiles::{self, Finish, Right, Scratch, Target};
+use crate::{matrix_unit, tiles};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::marker::PhantomData;
 
 /// Classes of a block.
 const CLASSES: usize = 128;
@@ -27,9 +30,6 @@ const CLASSES: usize = 128;
 /// Most rows of a block, and most values of its hidden states.
 const ROWS: usize = 256;
 const VALUES: usize = 1 << 18;
-
-/// Lanes of a vector; the rows of a block are filled up to whole ones.
-const LANES: usize = 16;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
@@ -43,6 +43,18 @@ pub(super) fn available() -> bool {
 /// The loss of every row, and their gradients by the hidden states if wanted, for `hidden`
 /// `[rows, width]` and `weight` `[classes, width]`, both in order.
 pub(super) fn losses(
+    hidden: Matrix<'_>,
+    weight: Matrix<'_>,
+    targets: &[usize],
+    wanted: bool,
+) -> (Vec<f32>, Vec<f32>) {
+    match matrix_unit::available() {
+        true => losses_by::<Unit<3>>(hidden, weight, targets, wanted),
+        false => losses_by::<Vectors>(hidden, weight, targets, wanted),
+    }
+}
+
+fn losses_by<M: Multiply>(
     hidden: Matrix<'_>,
     weight: Matrix<'_>,
     targets: &[usize],
@@ -67,7 +79,7 @@ pub(super) fn losses(
         .for_each(|(at, (losses, gradients))| {
             let (start, end) = (at * height, at * height + losses.len());
             SCRATCH.with_borrow_mut(|scratch| {
-                let block = Block::new(
+                let block = Block::<M>::new(
                     hidden.rows(start, end),
                     weight,
                     &targets[start..end],
@@ -80,7 +92,7 @@ pub(super) fn losses(
 }
 
 /// Some rows, and the scratch memory of their work.
-struct Block<'a> {
+struct Block<'a, M> {
     weight: Matrix<'a>,
     targets: &'a [usize],
     width: usize,
@@ -91,6 +103,7 @@ struct Block<'a> {
     /// Room for rows of the weight as a right-hand side.
     right: &'a mut [f32],
     state: State<'a>,
+    by: PhantomData<M>,
 }
 
 /// Running values of each row.
@@ -100,7 +113,7 @@ struct State<'a> {
     scale: &'a mut [f32],
 }
 
-impl<'a> Block<'a> {
+impl<'a, M: Multiply> Block<'a, M> {
     /// Lays the hidden states out as the right-hand side of all products with the weight.
     fn new(
         hidden: Matrix<'_>,
@@ -111,18 +124,18 @@ impl<'a> Block<'a> {
         let width = weight.shape()[1];
         let lanes = targets.len().next_multiple_of(LANES);
         let step = lanes + LANES;
-        let turned = CLASSES * width.next_multiple_of(LANES);
-        let room = scratch.room(width * lanes + CLASSES * step + turned + 3 * lanes);
-        let (laid, room) = room.split_at_mut(width * lanes);
+        let (by_width, by_classes) = (M::room(width, lanes), M::room(CLASSES, width));
+        let room = scratch.room(by_width + by_classes + CLASSES * step + 3 * lanes);
+        let (laid, room) = room.split_at_mut(by_width);
+        let (right, room) = room.split_at_mut(by_classes);
         let (logits, room) = room.split_at_mut(CLASSES * step);
-        let (right, room) = room.split_at_mut(turned);
         let (top, room) = room.split_at_mut(lanes);
         let (sum, room) = room.split_at_mut(lanes);
         let scale = &mut room[..lanes];
         top.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
-        // SAFETY: the processor was asked; `laid` has room for `width` rows of whole vectors.
-        unsafe { tiles::lay_out(width, targets.len(), hidden.t().source(), laid.as_mut_ptr()) };
+        // SAFETY: the processor was asked, and `laid` has the room that it takes.
+        unsafe { M::lay_out(width, targets.len(), hidden.t().source(), laid.as_mut_ptr()) };
         Self {
             weight,
             targets,
@@ -132,6 +145,7 @@ impl<'a> Block<'a> {
             logits,
             right,
             state: State { top, sum, scale },
+            by: PhantomData,
         }
     }
 
@@ -166,7 +180,6 @@ impl<'a> Block<'a> {
     /// The logits of some classes: `[classes, rows]`.
     fn project(&mut self, start: usize, count: usize) {
         let size = [count, self.targets.len(), self.width];
-        let right = Right::Panels(self.hidden.as_ptr());
         let out = Target {
             at: self.logits.as_mut_ptr(),
             row: self.step,
@@ -178,7 +191,7 @@ impl<'a> Block<'a> {
         let weight = self.weight.rows(start, start + count).source();
         // SAFETY: the processor was asked; the sizes are those of the weight's rows, of what was
         // laid out, and of the room for the logits.
-        unsafe { tiles::with_right(size, weight, right, out, finish) };
+        unsafe { M::multiply(size, weight, self.hidden.as_ptr(), out, finish) };
     }
 
     /// Scales what there is of the result and adds what these classes bring.
@@ -190,7 +203,7 @@ impl<'a> Block<'a> {
         }
         let size = [self.targets.len(), self.width, count];
         let weight = self.weight.rows(start, start + count).source();
-        let left = tiles::Source {
+        let left = Source {
             at: self.logits.as_ptr(),
             row: 1,
             column: self.step,
@@ -205,9 +218,8 @@ impl<'a> Block<'a> {
         };
         // SAFETY: as for the logits; `right` has room for the rows of a block of classes.
         unsafe {
-            tiles::lay_out(count, self.width, weight, self.right.as_mut_ptr());
-            let right = Right::Panels(self.right.as_ptr());
-            tiles::with_right(size, left, right, out, finish);
+            M::lay_out(count, self.width, weight, self.right.as_mut_ptr());
+            M::multiply(size, left, self.right.as_ptr(), out, finish);
         }
     }
 

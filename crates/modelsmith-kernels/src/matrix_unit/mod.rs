@@ -1,0 +1,273 @@
+//! Products on the processor's matrix unit (Intel AMX), which multiplies `bf16` and adds in `f32`.
+//!
+//! With one part a value is rounded to `bf16`. With three, `f32` values are split into three `bf16`
+//! and six of their nine products are added, which is as exact as a chain of `f32` multiply-adds: the
+//! three left out are below 2^-23 of the product (Henry, Tang and Heinecke, arXiv 1904.06376), and the
+//! unit is so much faster than vectors that six are still ahead. Not kept are infinities, which become
+//! NaN in their sums because a part of the other side is zero, and values below 2^-126.
+//!
+//! Both operands are laid out anew, the right one whole (a block of it at a time, which all threads
+//! share in the second cache), the left one in strips, by the thread that needs it. Sums are cut along
+//! `k` by its length alone, so that the number of threads changes no bit.
+
+#![allow(unsafe_code)]
+
+mod pack;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+pub(crate) use unit::available;
+
+use crate::memory::{Finish, LANES, Scratch, Source, Target, Value, first_lanes};
+use pack::SIDE;
+use rayon::prelude::*;
+use std::arch::x86_64::{
+    _mm512_add_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_storeu_ps,
+};
+use std::cell::RefCell;
+use unit::Tiles;
+
+/// Longest sum before it goes to memory, a multiple of a chunk.
+const DEPTH: usize = 512;
+
+/// Bytes of a right-hand side that stay in the second cache.
+const BLOCK: usize = 11 << 17;
+
+/// Rows that a thread lays out at a time.
+const STRIP: usize = 2 * SIDE;
+
+/// Rows, columns and length from which the unit is faster than vectors.
+pub(crate) const LEAST: usize = SIDE;
+
+thread_local! {
+    static LEFT: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+    static RIGHT: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// Values of scratch memory for a right-hand side of this size in `P` parts.
+pub(crate) fn room<const P: usize>(inner: usize, columns: usize) -> usize {
+    columns.div_ceil(SIDE) * pack::strip::<P>(inner) / size_of::<f32>()
+}
+
+/// `out = a b` in `P` parts, finished as said, on all threads if `parallel`.
+///
+/// # Safety
+/// The unit is [`available`]; the matrices lie within memory that may be read, `out` within memory
+/// that may be written and overlaps neither.
+pub(crate) unsafe fn product<const P: usize, A: Value, B: Value>(
+    [rows, columns, inner]: [usize; 3],
+    a: Source<A>,
+    b: Source<B>,
+    out: Target,
+    finish: Finish,
+    parallel: bool,
+) {
+    let depth = inner.div_ceil(inner.div_ceil(DEPTH).max(1));
+    let depth = depth.next_multiple_of(SIDE).max(SIDE);
+    let width = (BLOCK / pack::strip::<P>(depth)).max(1) * SIDE;
+    // Work that waits for other threads may run another product meanwhile, so the memory is taken.
+    let mut scratch = RIGHT.take();
+    for start in (0..inner.max(1)).step_by(depth) {
+        let depth = (inner - start).min(depth);
+        let finish = Finish {
+            add: finish.add || start > 0,
+            ..finish
+        };
+        for column in (0..columns).step_by(width) {
+            let size = [rows, (columns - column).min(width), depth];
+            // SAFETY: the block is within the matrices.
+            unsafe {
+                let (a, b) = (a.offset(0, start), b.offset(start, column));
+                let out = out.offset(0, column);
+                block::<P, A, B>(size, a, b, out, finish, parallel, &mut scratch);
+            }
+        }
+    }
+    RIGHT.set(scratch);
+}
+
+/// The same for a right-hand side that fits the second cache.
+unsafe fn block<const P: usize, A: Value, B: Value>(
+    [rows, columns, inner]: [usize; 3],
+    a: Source<A>,
+    b: Source<B>,
+    out: Target,
+    finish: Finish,
+    parallel: bool,
+    scratch: &mut Scratch,
+) {
+    let step = room::<P>(inner, SIDE);
+    let right = scratch.room(room::<P>(inner, columns));
+    let panel = |(at, to): (usize, &mut [f32])| {
+        let width = (columns - at * SIDE).min(SIDE);
+        // SAFETY: the panel is within the matrix and its room.
+        unsafe { pack::right::<P, B>(inner, width, b.offset(0, at * SIDE), to.as_mut_ptr().cast()) };
+    };
+    let panels = columns.div_ceil(SIDE);
+    let room = &mut right[..panels * step];
+    match parallel && step > 0 {
+        true => room.par_chunks_exact_mut(step).enumerate().for_each(panel),
+        false => room.chunks_exact_mut(step.max(1)).enumerate().for_each(panel),
+    }
+    let right = Source {
+        at: right.as_ptr(),
+        row: 0,
+        column: 0,
+    };
+    // Columns are shared out too where the rows do not keep all threads busy.
+    let strips = rows.div_ceil(STRIP);
+    let groups = match parallel {
+        true => (2 * rayon::current_num_threads()).div_ceil(strips.max(1)),
+        false => 1,
+    };
+    let per_group = panels.div_ceil(groups.min(panels.max(1))).max(1);
+    let groups = panels.div_ceil(per_group);
+    let task = |task: usize| {
+        let (row, panel) = (task / groups * STRIP, task % groups * per_group);
+        let width = (columns - panel * SIDE).min(per_group * SIDE);
+        let size = [(rows - row).min(STRIP), width, inner];
+        // SAFETY: the part is within the matrices, and no two tasks write the same place.
+        unsafe {
+            let out = out.offset(row, panel * SIDE);
+            let right = { right }.at.add(panel * step);
+            with_right::<P, A>(size, a.offset(row, 0), right, out, finish);
+        }
+    };
+    match parallel {
+        true => (0..strips * groups).into_par_iter().with_max_len(1).for_each(task),
+        false => (0..strips * groups).for_each(task),
+    }
+}
+
+/// Lays a right-hand side `[inner, columns]` out for [`with_right`].
+///
+/// # Safety
+/// The unit is [`available`], `b` may be read, and `to` begins a line and has [`room`].
+pub(crate) unsafe fn lay_out<const P: usize, B: Value>(
+    inner: usize,
+    columns: usize,
+    b: Source<B>,
+    to: *mut f32,
+) {
+    let step = room::<P>(inner, SIDE);
+    for column in (0..columns).step_by(SIDE) {
+        let width = (columns - column).min(SIDE);
+        // SAFETY: the panel is within the matrix and the room.
+        unsafe {
+            let to = to.add(column / SIDE * step);
+            pack::right::<P, B>(inner, width, b.offset(0, column), to.cast());
+        }
+    }
+}
+
+/// `out = a b` on this thread for a right-hand side that was laid out.
+///
+/// # Safety
+/// As for [`product`]; the right-hand side is of this size.
+pub(crate) unsafe fn with_right<const P: usize, A: Value>(
+    [rows, columns, inner]: [usize; 3],
+    a: Source<A>,
+    right: *const f32,
+    out: Target,
+    finish: Finish,
+) {
+    let step = room::<P>(inner, SIDE);
+    // SAFETY: the caller's promises; the strips and panels are within the matrices and the room.
+    unsafe {
+        let tiles = Tiles::new();
+        LEFT.with_borrow_mut(|left| {
+            let left = left.room(room::<P>(inner, STRIP));
+            for start in (0..rows).step_by(STRIP) {
+                let height = (rows - start).min(STRIP);
+                for row in (0..height).step_by(SIDE) {
+                    let to = left.as_mut_ptr().add(row / SIDE * step).cast();
+                    let rows = (height - row).min(SIDE);
+                    pack::left::<P, A>(rows, inner, a.offset(start + row, 0), to);
+                }
+                for column in (0..columns).step_by(SIDE) {
+                    for row in (0..height).step_by(SIDE) {
+                        let left = left.as_ptr().add(row / SIDE * step);
+                        let right = right.add(column / SIDE * step);
+                        let size = [(height - row).min(SIDE), (columns - column).min(SIDE)];
+                        let out = out.offset(start + row, column);
+                        square::<P>(&tiles, size, inner, [left, right], out, finish);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// At most 32 by 32 values of the output.
+unsafe fn square<const P: usize>(
+    tiles: &Tiles,
+    size: [usize; 2],
+    inner: usize,
+    operands: [*const f32; 2],
+    out: Target,
+    finish: Finish,
+) {
+    let (chunks, operands) = (inner.div_ceil(SIDE), operands.map(<*const f32>::cast));
+    let (whole, plain) = (size == [SIDE; 2], finish.factor == 1.0);
+    // SAFETY: the caller's promises; a part of a square goes through memory of its own.
+    unsafe {
+        if whole && plain && chunks > 0 {
+            return tiles.multiply::<P>(chunks, operands, out.at, out.row, finish.add);
+        }
+        let mut sums = Sums([0.0; SIDE * SIDE]);
+        // In a whole square the sum goes on from what was there; a part must give the same bits.
+        let goes_on = plain && finish.add;
+        if goes_on {
+            sums.take(size, out);
+        }
+        if chunks > 0 {
+            tiles.multiply::<P>(chunks, operands, sums.0.as_mut_ptr(), SIDE, true);
+        }
+        let add = finish.add && !goes_on;
+        sums.put(size, out, Finish { add, ..finish });
+    }
+}
+
+/// The values of a square.
+#[repr(align(64))]
+struct Sums([f32; SIDE * SIDE]);
+
+impl Sums {
+    /// Reads a part of a square.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn take(&mut self, [rows, columns]: [usize; 2], from: Target) {
+        for (row, sums) in self.0.chunks_exact_mut(SIDE).enumerate().take(rows) {
+            for column in (0..columns).step_by(LANES) {
+                let mask = first_lanes(columns - column);
+                // SAFETY: the masked values are within the output.
+                unsafe {
+                    let values = _mm512_maskz_loadu_ps(mask, from.offset(row, column).at);
+                    _mm512_storeu_ps(sums[column..].as_mut_ptr(), values);
+                }
+            }
+        }
+    }
+
+    /// Writes a part of a square, finished as said.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn put(&self, [rows, columns]: [usize; 2], out: Target, finish: Finish) {
+        let factor = _mm512_set1_ps(finish.factor);
+        for (row, sums) in self.0.chunks_exact(SIDE).enumerate().take(rows) {
+            for column in (0..columns).step_by(LANES) {
+                let mask = first_lanes(columns - column);
+                // SAFETY: the masked values are within the output.
+                unsafe {
+                    let at = out.offset(row, column).at;
+                    let scaled = _mm512_mul_ps(_mm512_loadu_ps(sums[column..].as_ptr()), factor);
+                    let value = match finish.add {
+                        true => _mm512_add_ps(_mm512_maskz_loadu_ps(mask, at), scaled),
+                        false => scaled,
+                    };
+                    _mm512_mask_storeu_ps(at, mask, value);
+                }
+            }
+        }
+    }
+}
