@@ -278,7 +278,7 @@ impl Around<'_> {
         output, (), Tensor<3>, Tensor<3>
     );
 
-    /// The weight `[out, in]` that the hooks make of a head's last dense layer; `None` where the
+    /// The weight `[out, in]`, `f32` or `bf16`, that the hooks make of a head's last dense layer; `None` where the
     /// layer has a bias or a hook makes something else of it.
     pub fn head_weight(&self, site: &Site, layer: &Linear) -> Option<Tensor<2>> {
         if layer.bias.is_some() {
@@ -287,7 +287,7 @@ impl Around<'_> {
         let inside_out = self.hooks.iter().rev();
         inside_out
             .copied()
-            .try_fold(layer.matrix(), |weight, hook| {
+            .try_fold(layer.stored(), |weight, hook| {
                 hook.head_weight(site, layer, weight)
             })
     }

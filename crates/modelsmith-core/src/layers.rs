@@ -2,12 +2,12 @@
 //! shapes and bytes carry over unchanged and a hook can read what it wraps.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 
 /// A dense layer: `y = x Wᵀ + b`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[out, in]`, or `[in, out]` with `fan_in_fan_out`.
+    /// `[out, in]`, or `[in, out]` with `fan_in_fan_out`; `f32` or `bf16`.
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -17,9 +17,23 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The weight as `[out, in]`, whatever the storage (a view, no copy).
+    /// The weight as `[out, in]` in `f32`, whatever the storage (a view, no copy, of an `f32` weight).
     pub fn matrix(&self) -> Tensor<2> {
+        single(self.stored())
+    }
+
+    /// The weight as `[out, in]` in the type in which it is stored: `f32`, or `bf16` in a host that
+    /// was made so (a view, no copy).
+    pub fn stored(&self) -> Tensor<2> {
         oriented(self.weight.val(), self.fan_in_fan_out)
+    }
+}
+
+/// The tensor in `f32`: itself unless it is `bf16`.
+pub fn single<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::BF16 => tensor.cast(DType::F32),
+        _ => tensor,
     }
 }
 
@@ -48,14 +62,14 @@ pub fn linear(x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 /// A table of vectors.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    /// `[vocabulary, width]`.
+    /// `[vocabulary, width]`; `f32` or `bf16`.
     pub weight: Param<Tensor<2>>,
 }
 
 impl Embedding {
-    /// Ids `[batch, time]` to `[batch, time, width]`.
+    /// Ids `[batch, time]` to `[batch, time, width]` in `f32`.
     pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        lookup(self.weight.val(), ids)
+        single(lookup(self.weight.val(), ids))
     }
 }
 

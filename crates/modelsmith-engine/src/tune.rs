@@ -10,7 +10,7 @@ use crate::run_folder::RunFolder;
 use crate::samples::Sampling;
 use crate::signals::Stop;
 use crate::site_change;
-use crate::train::{Event, Masking, Observer, Outcome, Stepper, Trainer, TrainerState};
+use crate::train::{Precision, Event, Masking, Observer, Outcome, Stepper, Trainer, TrainerState};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{DType, atomic_json, read_json};
 use modelsmith_core::host::Host;
@@ -196,17 +196,25 @@ fn load_host(
     data: &Dataset,
     device: &burn::tensor::Device,
 ) -> Result<Transformer> {
-    if recipe.host.fresh.is_some() {
-        let config: Value = read_json(folder.join("config.json"))?;
-        let origin = folder.display().to_string();
-        return modelsmith_hosts::random(&config, &origin, recipe.seed, device);
-    }
-    let options = LoadOptions {
-        new_head: new_head(recipe, data),
-        seed: recipe.seed,
-        ..LoadOptions::default()
+    let mut host = match recipe.host.fresh {
+        Some(_) => {
+            let config: Value = read_json(folder.join("config.json"))?;
+            let origin = folder.display().to_string();
+            modelsmith_hosts::random(&config, &origin, recipe.seed, device)?
+        }
+        None => {
+            let options = LoadOptions {
+                new_head: new_head(recipe, data),
+                seed: recipe.seed,
+                ..LoadOptions::default()
+            };
+            modelsmith_hosts::load_with(folder, options, device)?
+        }
     };
-    modelsmith_hosts::load_with(folder, options, device)
+    if recipe.train.dtype == Precision::Bf16 {
+        host.round_matrices()?;
+    }
+    Ok(host)
 }
 
 /// Classes of the classifier that is drawn for the run; `None` where the host's own head is used.

@@ -7,6 +7,8 @@
 // The digits are the nearest `f32`s of the fits, written as the fits gave them.
 #![allow(clippy::excessive_precision)]
 
+use crate::memory::Value;
+
 /// Adding and subtracting this rounds to an integer, whose bits stand at the low end meanwhile.
 const ROUND: f32 = 12_582_912.0;
 
@@ -135,18 +137,18 @@ pub(crate) fn sum_pairs(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f3
 /// The sum of the products, pair by pair. Twice the lanes of the other sums, added up in halves: the
 /// rows of a weight are short, and a chain of additions takes longer than reading one.
 #[inline(always)]
-pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 {
+pub(crate) fn dot<T: Value>(x: &[f32], y: &[T]) -> f32 {
     const WIDE: usize = 2 * LANES;
     let mut lanes = [0.0; WIDE];
     let (xs, x_rest) = x.as_chunks::<WIDE>();
     let (ys, y_rest) = y.as_chunks::<WIDE>();
     for (x, y) in xs.iter().zip(ys) {
         for ((lane, x), y) in lanes.iter_mut().zip(x).zip(y) {
-            *lane += x * y;
+            *lane += x * y.single();
         }
     }
     for ((lane, x), y) in lanes.iter_mut().zip(x_rest).zip(y_rest) {
-        *lane += x * y;
+        *lane += x * y.single();
     }
     let mut half = WIDE / 2;
     while half > 0 {

@@ -4,14 +4,19 @@
 //! processors with a matrix unit run it (`matrix_unit`) where all sides are wide enough; 512-bit
 //! vectors run the project's own `tiles`, which are faster than `gemm` where a side is narrow or
 //! long, and which the loss of a frozen head needs; any other takes the `gemm` crate.
+//!
+//! Sums are `f32`. A product of which a side is stored in `bf16` may round the other to it too, where
+//! the processor multiplies such numbers faster.
 
-use crate::memory::{Finish, Source, Target};
+use crate::memory::{Finish, Source, Target, Value};
 use crate::rows;
 #[cfg(target_arch = "x86_64")]
 use crate::{matrix_unit, tiles};
-use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
+use burn::backend::{DType, TensorMetadata};
 use gemm::Parallelism;
+use half::bf16;
+use rayon::prelude::*;
 
 /// Multiplications from which a product is shared among threads.
 const PARALLEL: usize = 1 << 20;
@@ -19,10 +24,41 @@ const PARALLEL: usize = 1 << 20;
 /// Rows from which tiles pay; below it a product is read once and is the `gemm` crate's.
 const LEAST_ROWS: usize = 4;
 
+/// The numbers of a matrix, by their kind.
+#[derive(Clone, Copy)]
+pub(crate) enum Values<'a> {
+    Single(&'a [f32]),
+    Half(&'a [bf16]),
+}
+
+/// Evaluates an expression for the numbers of a matrix, whichever kind they are.
+macro_rules! of_any_kind {
+    ($values:expr, $name:ident => $then:expr) => {
+        match $values {
+            $crate::product::Values::Single($name) => $then,
+            $crate::product::Values::Half($name) => $then,
+        }
+    };
+}
+pub(crate) use of_any_kind;
+
+impl Values<'_> {
+    fn len(&self) -> usize {
+        of_any_kind!(self, values => values.len())
+    }
+
+    fn part(self, from: usize, to: usize) -> Self {
+        match self {
+            Self::Single(values) => Self::Single(&values[from..to]),
+            Self::Half(values) => Self::Half(&values[from..to]),
+        }
+    }
+}
+
 /// A matrix somewhere in memory, with a step between its rows and one between its columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
-    values: &'a [f32],
+    values: Values<'a>,
     shape: [usize; 2],
     strides: [usize; 2],
 }
@@ -30,6 +66,11 @@ pub(crate) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// Values in order, `rows` by `columns`.
     pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self::in_rows(Values::Single(values), rows, columns)
+    }
+
+    /// The same for numbers of any kind.
+    pub(crate) fn in_rows(values: Values<'a>, rows: usize, columns: usize) -> Self {
         assert_eq!(values.len(), rows * columns, "a matrix of another size");
         Self {
             values,
@@ -38,14 +79,18 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// A tensor of rank 2 that [`rows::unflipped`] gave, read where it lies.
+    /// A tensor of rank 2, `f32` or `bf16`, that [`rows::unflipped`] gave, read where it lies.
     pub(crate) fn of(tensor: &'a FlexTensor) -> Self {
         let (shape, layout) = (tensor.shape(), tensor.layout());
         let stride = |axis: usize| {
             usize::try_from(layout.strides()[axis]).expect("a tensor that is not flipped")
         };
+        let values = match tensor.dtype() {
+            DType::BF16 => Values::Half(tensor.storage::<bf16>()),
+            _ => Values::Single(tensor.storage::<f32>()),
+        };
         let found = Self {
-            values: &tensor.storage::<f32>()[layout.start_offset()..],
+            values: values.part(layout.start_offset(), values.len()),
             shape: [shape[0], shape[1]],
             strides: [stride(0), stride(1)],
         };
@@ -60,6 +105,11 @@ impl<'a> Matrix<'a> {
         let before = shape.num_dims().saturating_sub(1);
         let count = shape.as_slice()[..before].iter().product();
         Self::new(values, count, width)
+    }
+
+    /// Whether the numbers are `bf16`.
+    pub(crate) fn is_half(&self) -> bool {
+        matches!(self.values, Values::Half(_))
     }
 
     /// Rows and columns.
@@ -84,27 +134,44 @@ impl<'a> Matrix<'a> {
             false => from * self.strides[0],
         };
         Self {
-            values: &self.values[start..],
+            values: self.values.part(start, self.values.len()),
             shape: [to - from, self.shape[1]],
             strides: self.strides,
         }
     }
 
     /// All values, if they lie in order.
-    pub(crate) fn in_order(&self) -> Option<&'a [f32]> {
+    pub(crate) fn in_order(&self) -> Option<Values<'a>> {
         let [rows, columns] = self.shape;
         let steps =
             (columns <= 1 || self.strides[1] == 1) && (rows <= 1 || self.strides[0] == columns);
-        steps.then(|| &self.values[..rows * columns])
+        steps.then(|| self.values.part(0, rows * columns))
     }
 
-    /// The addresses, for the loops.
-    pub(crate) fn source(&self) -> Source {
+    /// The addresses, for the loops, of values that are these.
+    fn source<T: Value>(&self, values: &[T]) -> Source<T> {
         Source {
-            at: self.values.as_ptr(),
+            at: values.as_ptr(),
             row: self.strides[0],
             column: self.strides[1],
         }
+    }
+
+    /// A copy rounded to `bf16`.
+    pub(crate) fn half(&self) -> Half {
+        Half {
+            values: self.single().into_par_iter().map(bf16::from_f32).collect(),
+            shape: self.shape,
+        }
+    }
+
+    /// A copy in `f32`, in order.
+    fn single(&self) -> Vec<f32> {
+        let [rows, columns] = self.shape;
+        of_any_kind!(self.values, values => {
+            let place = |at: usize| at / columns * self.strides[0] + at % columns * self.strides[1];
+            (0..rows * columns).map(|at| values[place(at)].single()).collect()
+        })
     }
 
     fn check(&self) {
@@ -115,6 +182,20 @@ impl<'a> Matrix<'a> {
             .map(|axis| (self.shape[axis] - 1) * self.strides[axis])
             .sum();
         assert!(last < self.values.len(), "a matrix within its memory");
+    }
+}
+
+/// Values of a matrix in `bf16`, in order.
+pub(crate) struct Half {
+    values: Vec<bf16>,
+    shape: [usize; 2],
+}
+
+impl Half {
+    /// The matrix.
+    pub(crate) fn matrix(&self) -> Matrix<'_> {
+        let [rows, columns] = self.shape;
+        Matrix::in_rows(Values::Half(&self.values), rows, columns)
     }
 }
 
@@ -156,53 +237,96 @@ fn run(out: *mut f32, length: usize, before: bool, factor: f32, a: Matrix<'_>, b
     let ([rows, inner], [inner_too, columns]) = (a.shape, b.shape);
     assert_eq!(inner, inner_too, "a product of matrices that do not fit");
     assert_eq!(length, rows * columns, "a product of another size");
+    let to = Target {
+        at: out,
+        row: columns,
+    };
+    let finish = Finish {
+        factor,
+        add: before,
+    };
     let work = rows.saturating_mul(columns).saturating_mul(inner);
+    let (size, parallel) = ([rows, columns, inner], work >= PARALLEL);
     #[cfg(target_arch = "x86_64")]
     if rows >= LEAST_ROWS && tiles::available() {
-        let to = Target {
-            at: out,
-            row: columns,
-        };
-        let finish = Finish {
-            factor,
-            add: before,
-        };
-        let (size, parallel) = ([rows, columns, inner], work >= PARALLEL);
-        let (a, b) = (a.source(), b.source());
-        // SAFETY: as below, and the processor was asked.
+        // SAFETY: `out` has room for `rows * columns` values in row order and is nobody else's; both
+        // matrices were checked to lie within their memory; the processor was asked.
         #[allow(unsafe_code)]
-        return unsafe {
-            match matrix_unit::available() && size.iter().all(|side| *side >= matrix_unit::LEAST) {
-                true => matrix_unit::product::<3, _, _>(size, a, b, to, finish, parallel),
-                false => tiles::product(size, a, b, to, finish, parallel),
-            }
-        };
+        return of_any_kind!(a.values, left => of_any_kind!(b.values, right => unsafe {
+            let parts = if a.is_half() || b.is_half() { 1 } else { 3 };
+            by_vectors(size, parts, a.source(left), b.source(right), to, finish, parallel);
+        }));
     }
-    let parallelism = match work >= PARALLEL {
+    if a.is_half() || b.is_half() {
+        let (left, right) = (a.single(), b.single());
+        let (a, b) = (Matrix::new(&left, rows, inner), Matrix::new(&right, inner, columns));
+        return run(out, length, before, factor, a, b);
+    }
+    if let (Values::Single(left), Values::Single(right)) = (a.values, b.values) {
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        unsafe {
+            by_gemm(size, a.source(left), b.source(right), to, finish, parallel);
+        }
+    }
+}
+
+/// On the matrix unit where there is one and the sides are wide enough, else in vectors.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+unsafe fn by_vectors<A: Value, B: Value>(
+    size: [usize; 3],
+    parts: usize,
+    a: Source<A>,
+    b: Source<B>,
+    to: Target,
+    finish: Finish,
+    parallel: bool,
+) {
+    let wide = size.iter().all(|side| *side >= matrix_unit::LEAST);
+    // SAFETY: the caller's promises, and the processor was asked.
+    unsafe {
+        match (wide && matrix_unit::available(), parts) {
+            (false, _) => tiles::product(size, a, b, to, finish, parallel),
+            (true, 1) => matrix_unit::product::<1, A, B>(size, a, b, to, finish, parallel),
+            (true, _) => matrix_unit::product::<3, A, B>(size, a, b, to, finish, parallel),
+        }
+    }
+}
+
+/// By the `gemm` crate.
+#[allow(unsafe_code)]
+unsafe fn by_gemm(
+    [rows, columns, inner]: [usize; 3],
+    a: Source,
+    b: Source,
+    to: Target,
+    finish: Finish,
+    parallel: bool,
+) {
+    let parallelism = match parallel {
         true => Parallelism::Rayon(0),
         false => Parallelism::None,
     };
     let step = |stride: usize| isize::try_from(stride).expect("a stride within memory");
-    // SAFETY: `out` has room for `rows * columns` values in row order and is nobody else's; both
-    // matrices were checked to lie within their memory when they were made.
-    #[allow(unsafe_code)]
+    // SAFETY: the caller's promises.
     unsafe {
         gemm::gemm(
             rows,
             columns,
             inner,
-            out,
+            to.at,
             1,
-            step(columns),
-            before,
-            a.values.as_ptr(),
-            step(a.strides[1]),
-            step(a.strides[0]),
-            b.values.as_ptr(),
-            step(b.strides[1]),
-            step(b.strides[0]),
-            if before { 1.0 } else { 0.0 },
-            factor,
+            step(to.row),
+            finish.add,
+            a.at,
+            step(a.column),
+            step(a.row),
+            b.at,
+            step(b.column),
+            step(b.row),
+            if finish.add { 1.0 } else { 0.0 },
+            finish.factor,
             false,
             false,
             false,

@@ -46,6 +46,8 @@ pub struct TrainConfig {
     pub keep_checkpoints: u64,
     /// Recompute the activations of each block in the backward pass instead of keeping them.
     pub gradient_checkpointing: bool,
+    /// Numbers that matrices of the host are stored in and multiplied by: `f32`, or `bf16` with sums in `f32`.
+    pub dtype: Precision,
     /// Share of tokens hidden for masked language modelling.
     pub mask_probability: f64,
 }
@@ -71,9 +73,22 @@ impl Default for TrainConfig {
             save_every: 0,
             keep_checkpoints: 2,
             gradient_checkpointing: false,
+            dtype: Precision::default(),
             mask_probability: 0.15,
         }
     }
+}
+
+/// Numbers of the host's matrices in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, of which 8 are the exponent: half the memory, and faster where the processor multiplies
+    /// them. Trained parameters, sums and everything but products with the host's matrices stay `f32`.
+    Bf16,
 }
 
 /// Parameters that train under settings of their own.

@@ -2,12 +2,14 @@
 
 use super::Transformer;
 use super::config::Head;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use modelsmith_core::error::{Error, Result, suggest};
-use modelsmith_core::files::DType;
+use modelsmith_core::files::DType as FileDType;
 use modelsmith_core::host::{Host, HostInfo};
+use modelsmith_core::layers::single;
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::sites::{Site, SiteKind};
+use std::collections::BTreeSet;
 
 impl Transformer {
     /// What stands on the last hidden state.
@@ -96,8 +98,25 @@ impl Transformer {
         }
     }
 
+    /// Rounds the weights of dense layers and embeddings to `bf16`, which halves their memory. Products
+    /// with them then are as [`modelsmith_kernels::linear()`] says; all other arithmetic stays `f32`,
+    /// and so do the values that [`Host::weight`] gives.
+    ///
+    /// # Errors
+    /// None that a host built by this crate can cause.
+    pub fn round_matrices(&mut self) -> Result<()> {
+        let matrices = self.plan.linears.iter().map(|spec| spec.weight);
+        let numbers: BTreeSet<usize> = matrices.chain(self.plan.embeddings.iter().copied()).collect();
+        for number in numbers {
+            let value = &mut self.weights.values[number];
+            value.change(|values| values.cast(DType::BF16));
+            self.network.set(&self.plan, number, &self.weights.values[number])?;
+        }
+        Ok(())
+    }
+
     /// Type that a weight had in the checkpoint.
-    pub fn stored_dtype(&self, name: &str) -> Option<DType> {
+    pub fn stored_dtype(&self, name: &str) -> Option<FileDType> {
         self.weights.dtypes[*self.index.get(name)?]
     }
 }
@@ -120,7 +139,11 @@ impl Host for Transformer {
     }
 
     fn weight(&self, name: &str) -> Option<Flat> {
-        Some(self.weights.values[*self.index.get(name)?].clone())
+        let Flat { shape, values } = &self.weights.values[*self.index.get(name)?];
+        Some(Flat {
+            shape: shape.clone(),
+            values: single(values.clone()),
+        })
     }
 
     fn set_weight(&mut self, name: &str, value: &Flat) -> Result<()> {
@@ -137,7 +160,10 @@ impl Host for Transformer {
         }
         let value = Flat {
             shape: value.shape.clone(),
-            values: value.values.clone().without_autodiff(),
+            values: match self.weights.values[number].values.dtype() {
+                DType::BF16 => value.values.clone().without_autodiff().cast(DType::BF16),
+                _ => value.values.clone().without_autodiff(),
+            },
         };
         self.network.set(&self.plan, number, &value)?;
         self.weights.values[number] = value;

@@ -241,7 +241,7 @@ impl Visit<'_> {
         let site = &self.model.plan.sites[at.site];
         self.around.linear(site, layer, x, &|x| {
             let bias = layer.bias.as_ref().map(Param::val);
-            modelsmith_kernels::linear(x, layer.matrix(), bias, None)
+            modelsmith_kernels::linear(x, layer.stored(), bias, None)
         })
     }
 

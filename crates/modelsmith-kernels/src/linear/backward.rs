@@ -10,7 +10,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Flex};
+use burn::backend::{Autodiff, DType, Flex};
 
 /// What the backward pass reads.
 #[derive(Clone, Debug)]
@@ -43,13 +43,14 @@ impl Backward<Flex, 5> for Gradient {
             grads.register::<Flex>(id, bias_gradient(&grad));
         }
         if let (Some(id), Some(x)) = (weight, &kept.x) {
-            grads.register::<Flex>(id, weight_gradient(&grad, x, 1.0));
+            let in_half = kept.weight.dtype() == DType::BF16;
+            grads.register::<Flex>(id, weight_gradient(&grad, x, 1.0, in_half));
         }
         if let (Some(id), Some(x), Some((change, inner))) = (a, &kept.x, &inner) {
-            grads.register::<Flex>(id, weight_gradient(inner, x, change.scale));
+            grads.register::<Flex>(id, weight_gradient(inner, x, change.scale, false));
         }
         if let (Some(id), Some(narrow), Some(change)) = (b, &kept.narrow, &kept.change) {
-            grads.register::<Flex>(id, weight_gradient(&grad, narrow, change.scale));
+            grads.register::<Flex>(id, weight_gradient(&grad, narrow, change.scale, false));
         }
         if let Some(id) = input {
             let inner = inner.as_ref().map(|(change, inner)| (*change, inner));

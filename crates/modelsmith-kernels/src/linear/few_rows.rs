@@ -5,8 +5,9 @@
 //! a stretch of outputs at a time. Both read the weight once, and each part of it by one thread.
 
 use crate::math;
-use crate::product::{Matrix, turned};
-use crate::rows::{self, Kernel};
+use crate::memory::Value;
+use crate::product::{Matrix, Values, of_any_kind, turned};
+use crate::rows;
 use rayon::prelude::*;
 
 /// Up to this number of rows.
@@ -15,12 +16,15 @@ const ROWS: usize = 8;
 /// Outputs of a weight by inputs that are summed together: they stay in the nearest cache.
 const STRETCH: usize = 256;
 
+/// Values of a weight by outputs that one piece of work reads.
+const PIECE: usize = 1 << 14;
+
 /// Whether the loops here are for this product.
 pub(super) fn applies(x: Matrix<'_>, weight: Matrix<'_>) -> bool {
     let [count, inputs] = x.shape();
     (1..=ROWS).contains(&count)
         && inputs > 0
-        && x.in_order().is_some()
+        && matches!(x.in_order(), Some(Values::Single(_)))
         && (weight.in_order().is_some() || weight.t().in_order().is_some())
 }
 
@@ -29,41 +33,41 @@ pub(super) fn applies(x: Matrix<'_>, weight: Matrix<'_>) -> bool {
 /// # Panics
 /// Where [`applies`] is false.
 pub(super) fn times_transpose(x: Matrix<'_>, weight: Matrix<'_>) -> Vec<f32> {
-    let ([count, inputs], outputs) = (x.shape(), weight.shape()[0]);
-    let x = x.in_order().expect("rows in order");
+    let ([count, _], outputs) = (x.shape(), weight.shape()[0]);
+    let Some(Values::Single(x)) = x.in_order() else {
+        panic!("rows of f32 in order");
+    };
     match (weight.in_order(), weight.t().in_order()) {
-        (Some(by_outputs), _) => {
-            let mut y = vec![0.0; count * outputs];
-            let out = [(y.as_mut_slice(), count)];
-            rows::run(&Dots { x, count }, 0, outputs, out, [(by_outputs, inputs)]);
-            turned(y, outputs)
-        }
-        (None, Some(by_inputs)) => sums(x, by_inputs, count, outputs),
+        (Some(weight), _) => of_any_kind!(weight, weight => dots(x, weight, count, outputs)),
+        (None, Some(weight)) => of_any_kind!(weight, weight => sums(x, weight, count, outputs)),
         (None, None) => panic!("a weight in order"),
     }
 }
 
-/// Dot products of all rows of `x` with rows of a weight.
-struct Dots<'a> {
-    x: &'a [f32],
-    count: usize,
-}
-
-impl Kernel<1, 1> for Dots<'_> {
-    #[inline(always)]
-    fn run(&self, _: usize, [y]: [&mut [f32]; 1], [weight]: [&[f32]; 1]) {
-        let inputs = self.x.len() / self.count;
-        let rows = weight.chunks_exact(inputs);
-        for (y, weight) in y.chunks_exact_mut(self.count).zip(rows) {
-            for (y, x) in y.iter_mut().zip(self.x.chunks_exact(inputs)) {
-                *y = math::dot(x, weight);
-            }
-        }
-    }
+/// Dot products of all rows of `x` with rows of a weight `[out, in]` in order.
+fn dots<T: Value>(x: &[f32], weight: &[T], count: usize, outputs: usize) -> Vec<f32> {
+    let inputs = x.len() / count;
+    let piece = (PIECE / inputs).max(1);
+    let mut y = vec![0.0; count * outputs];
+    let pieces = y.par_chunks_mut(piece * count);
+    pieces.zip(weight.par_chunks(piece * inputs)).for_each(|(y, weight)| {
+        rows::vectorised(
+            #[inline(always)]
+            || {
+                let rows = weight.chunks_exact(inputs);
+                for (y, weight) in y.chunks_exact_mut(count).zip(rows) {
+                    for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
+                        *y = math::dot(x, weight);
+                    }
+                }
+            },
+        );
+    });
+    turned(y, outputs)
 }
 
 /// `x W` for `W` `[in, out]` in order.
-fn sums(x: &[f32], weight: &[f32], count: usize, outputs: usize) -> Vec<f32> {
+fn sums<T: Value>(x: &[f32], weight: &[T], count: usize, outputs: usize) -> Vec<f32> {
     let stretch = |start: usize| {
         let width = STRETCH.min(outputs - start);
         let mut sums = vec![0.0; count * width];
@@ -87,7 +91,12 @@ fn sums(x: &[f32], weight: &[f32], count: usize, outputs: usize) -> Vec<f32> {
 
 /// Adds to the sums of a stretch every row of the weight, four at a time.
 #[inline(always)]
-fn add_rows(sums: &mut [f32], x: &[f32], weight: &[f32], [count, outputs, start]: [usize; 3]) {
+fn add_rows<T: Value>(
+    sums: &mut [f32],
+    x: &[f32],
+    weight: &[T],
+    [count, outputs, start]: [usize; 3],
+) {
     let (inputs, width) = (x.len() / count, sums.len() / count);
     let row = |input: usize| &weight[input * outputs + start..][..width];
     let fours = inputs / 4 * 4;
@@ -96,15 +105,15 @@ fn add_rows(sums: &mut [f32], x: &[f32], weight: &[f32], [count, outputs, start]
         for (sums, x) in sums.chunks_exact_mut(width).zip(x.chunks_exact(inputs)) {
             let x = &x[input..input + 4];
             for (at, sum) in sums.iter_mut().enumerate() {
-                let near = x[0] * rows[0][at] + x[1] * rows[1][at];
-                *sum += near + (x[2] * rows[2][at] + x[3] * rows[3][at]);
+                let [a, b, c, d] = rows.map(|row| row[at].single());
+                *sum += (x[0] * a + x[1] * b) + (x[2] * c + x[3] * d);
             }
         }
     }
     for input in fours..inputs {
         for (sums, x) in sums.chunks_exact_mut(width).zip(x.chunks_exact(inputs)) {
             for (sum, weight) in sums.iter_mut().zip(row(input)) {
-                *sum += x[input] * weight;
+                *sum += x[input] * weight.single();
             }
         }
     }

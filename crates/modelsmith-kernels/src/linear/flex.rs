@@ -1,7 +1,7 @@
 //! The products, forward and backward.
 
 use super::{Dense, few_rows};
-use crate::product::{Matrix, add_product, product, turned};
+use crate::product::{Half, Matrix, add_product, product, turned};
 use crate::rows::{self, Kernel};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -94,9 +94,16 @@ pub(super) fn narrow_gradient(grad: &FlexTensor, change: &Change) -> FlexTensor 
     rows::tensor(product(g, b), shape.into())
 }
 
-/// `factor · gᵀ x` for rows `g` and `x`.
-pub(super) fn weight_gradient(grad: &FlexTensor, x: &FlexTensor, factor: f32) -> FlexTensor {
+/// `factor · gᵀ x` for rows `g` and `x`, the latter rounded to `bf16` if the products are to be of that.
+pub(super) fn weight_gradient(
+    grad: &FlexTensor,
+    x: &FlexTensor,
+    factor: f32,
+    in_half: bool,
+) -> FlexTensor {
     let (g, x) = (Matrix::last_axis(grad), Matrix::last_axis(x));
+    let rounded = in_half.then(|| x.half());
+    let x = rounded.as_ref().map_or(x, Half::matrix);
     let [outputs, inputs] = [g.shape()[1], x.shape()[1]];
     let mut found = match inputs < outputs && inputs <= NARROW {
         // Of the two, the product reads the right-hand one in order.

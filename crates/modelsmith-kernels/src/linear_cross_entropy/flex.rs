@@ -4,7 +4,7 @@ use super::LinearCrossEntropy;
 #[cfg(target_arch = "x86_64")]
 use super::online;
 use crate::math;
-use crate::product::{Matrix, add_product, write_product};
+use crate::product::{Half, Matrix, add_product, write_product};
 use crate::rows::{self, Kernel};
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::IntTensorOps;
@@ -61,8 +61,12 @@ pub(super) fn forward(
     let (hidden, weight) = (rows::contiguous(hidden), rows::unflipped(weight));
     let (all, matrix) = (Matrix::last_axis(&hidden), Matrix::of(&weight));
     #[cfg(target_arch = "x86_64")]
-    if !wanted.weight && online::available() && matrix.in_order().is_some() {
-        let (losses, gradients) = online::losses(all, matrix, &targets, wanted.hidden);
+    if let Some(head) = matrix.in_order()
+        && !wanted.weight
+        && width > 0
+        && online::available()
+    {
+        let (losses, gradients) = online::losses(all, head, &targets, wanted.hidden);
         let loss: f64 = losses.iter().map(|loss| f64::from(*loss)).sum();
         return Found {
             loss: rows::tensor(vec![loss as f32], Shape::new([1])),
@@ -73,6 +77,8 @@ pub(super) fn forward(
     let size = |wanted: bool, size: usize| vec![0.0; if wanted { size } else { 0 }];
     let mut to_hidden = size(wanted.hidden, count * width);
     let mut to_weight = size(wanted.weight, classes * width);
+    let rounded = (wanted.weight && matrix.is_half()).then(|| all.half());
+    let inputs = rounded.as_ref().map_or(all, Half::matrix);
     // One memory for the logits of all chunks.
     let mut logits = vec![0.0; chunk.min(count) * classes];
     let mut losses = 0.0;
@@ -88,7 +94,7 @@ pub(super) fn forward(
             write_product(to_hidden, gradients, matrix);
         }
         if wanted.weight {
-            add_product(&mut to_weight, 1.0, gradients.t(), part);
+            add_product(&mut to_weight, 1.0, gradients.t(), inputs.rows(start, end));
         }
     }
     Found {

@@ -15,7 +15,7 @@ mod online;
 #[cfg(test)]
 mod tests;
 
-use crate::switch::applies;
+use crate::switch::applies_to_weight;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::{Int, Tensor, activation};
@@ -37,6 +37,7 @@ pub(crate) trait LinearCrossEntropy: Backend {
 /// Gradients flow to `hidden` and to `weight`, each only when it is tracked; they are computed in
 /// the forward pass. Any float dtype; `f32` on the CPU is fused. Logits, exponentials and their sums
 /// are `f32` (relative error of a row's loss about 1e-6), the sum over rows is `f64`. No rows give 0.
+/// The weight may be `bf16` beside `f32`, with the consequences that [`linear()`](crate::linear()) names.
 ///
 /// # Panics
 /// When the shapes do not fit or a target is not a class.
@@ -47,7 +48,7 @@ pub fn linear_cross_entropy(
 ) -> Tensor<1> {
     check(&hidden, &weight, &targets);
     let (hidden, weight) = (hidden.into_dispatch(), weight.into_dispatch());
-    if !applies(&[&hidden, &weight]) {
+    if !applies_to_weight(&weight, &[&hidden]) {
         let (hidden, weight) = (Tensor::from_dispatch(hidden), Tensor::from_dispatch(weight));
         return reference(hidden, weight, targets);
     }
@@ -61,6 +62,7 @@ pub fn reference(hidden: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) 
     if rows == 0 {
         return hidden.sum() * 0.0;
     }
+    let weight = weight.cast(hidden.dtype());
     let logits = hidden.matmul(weight.transpose());
     activation::log_softmax(logits, 1)
         .gather(1, targets.reshape([rows, 1]))

@@ -16,8 +16,8 @@
 
 use crate::laid_out::{Multiply, Unit, Vectors};
 use crate::math;
-use crate::memory::{Finish, LANES, Scratch, Source, Target};
-use crate::product::Matrix;
+use crate::memory::{Finish, LANES, Scratch, Source, Target, Value};
+use crate::product::{Matrix, Values, of_any_kind};
 use crate::rows;
 use crate::{matrix_unit, tiles};
 use rayon::prelude::*;
@@ -41,22 +41,25 @@ pub(super) fn available() -> bool {
 }
 
 /// The loss of every row, and their gradients by the hidden states if wanted, for `hidden`
-/// `[rows, width]` and `weight` `[classes, width]`, both in order.
+/// `[rows, width]` in order and the rows of the head, one a class. A head in `bf16` makes the products
+/// ones of `bf16` where the processor has them.
 pub(super) fn losses(
     hidden: Matrix<'_>,
-    weight: Matrix<'_>,
+    head: Values<'_>,
     targets: &[usize],
     wanted: bool,
 ) -> (Vec<f32>, Vec<f32>) {
-    match matrix_unit::available() {
-        true => losses_by::<Unit<3>>(hidden, weight, targets, wanted),
-        false => losses_by::<Vectors>(hidden, weight, targets, wanted),
+    match (head, matrix_unit::available()) {
+        (Values::Single(head), true) => by::<Unit<3>, _>(hidden, head, targets, wanted),
+        (Values::Half(head), true) => by::<Unit<1>, _>(hidden, head, targets, wanted),
+        (Values::Single(head), false) => by::<Vectors, _>(hidden, head, targets, wanted),
+        (Values::Half(head), false) => by::<Vectors, _>(hidden, head, targets, wanted),
     }
 }
 
-fn losses_by<M: Multiply>(
+fn by<M: Multiply, T: Value>(
     hidden: Matrix<'_>,
-    weight: Matrix<'_>,
+    head: &[T],
     targets: &[usize],
     wanted: bool,
 ) -> (Vec<f32>, Vec<f32>) {
@@ -79,12 +82,8 @@ fn losses_by<M: Multiply>(
         .for_each(|(at, (losses, gradients))| {
             let (start, end) = (at * height, at * height + losses.len());
             SCRATCH.with_borrow_mut(|scratch| {
-                let block = Block::<M>::new(
-                    hidden.rows(start, end),
-                    weight,
-                    &targets[start..end],
-                    scratch,
-                );
+                let hidden = hidden.rows(start, end);
+                let block = Block::<M, T>::new(hidden, head, &targets[start..end], scratch);
                 block.run(losses, gradients);
             });
         });
@@ -92,8 +91,8 @@ fn losses_by<M: Multiply>(
 }
 
 /// Some rows, and the scratch memory of their work.
-struct Block<'a, M> {
-    weight: Matrix<'a>,
+struct Block<'a, M, T> {
+    head: &'a [T],
     targets: &'a [usize],
     width: usize,
     /// Distance of the rows of the logits: not a multiple of a page, which one cache set would hold.
@@ -113,15 +112,15 @@ struct State<'a> {
     scale: &'a mut [f32],
 }
 
-impl<'a, M: Multiply> Block<'a, M> {
+impl<'a, M: Multiply, T: Value> Block<'a, M, T> {
     /// Lays the hidden states out as the right-hand side of all products with the weight.
     fn new(
         hidden: Matrix<'_>,
-        weight: Matrix<'a>,
+        head: &'a [T],
         targets: &'a [usize],
         scratch: &'a mut Scratch,
     ) -> Self {
-        let width = weight.shape()[1];
+        let width = hidden.shape()[1];
         let lanes = targets.len().next_multiple_of(LANES);
         let step = lanes + LANES;
         let (by_width, by_classes) = (M::room(width, lanes), M::room(CLASSES, width));
@@ -135,9 +134,12 @@ impl<'a, M: Multiply> Block<'a, M> {
         top.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
         // SAFETY: the processor was asked, and `laid` has the room that it takes.
-        unsafe { M::lay_out(width, targets.len(), hidden.t().source(), laid.as_mut_ptr()) };
+        of_any_kind!(hidden.in_order().expect("rows in order"), values => unsafe {
+            let turned = Source { at: values.as_ptr(), row: 1, column: width };
+            M::lay_out(width, targets.len(), turned, laid.as_mut_ptr());
+        });
         Self {
-            weight,
+            head,
             targets,
             width,
             step,
@@ -150,7 +152,7 @@ impl<'a, M: Multiply> Block<'a, M> {
     }
 
     fn run(mut self, losses: &mut [f32], gradients: &mut [f32]) {
-        let classes = self.weight.shape()[0];
+        let classes = self.head.len() / self.width.max(1);
         losses.fill(0.0);
         for start in (0..classes).step_by(CLASSES) {
             let count = (classes - start).min(CLASSES);
@@ -188,10 +190,19 @@ impl<'a, M: Multiply> Block<'a, M> {
             factor: 1.0,
             add: false,
         };
-        let weight = self.weight.rows(start, start + count).source();
+        let weight = self.rows(start);
         // SAFETY: the processor was asked; the sizes are those of the weight's rows, of what was
         // laid out, and of the room for the logits.
         unsafe { M::multiply(size, weight, self.hidden.as_ptr(), out, finish) };
+    }
+
+    /// The rows of the head from one on.
+    fn rows(&self, start: usize) -> Source<T> {
+        Source {
+            at: self.head[start * self.width..].as_ptr(),
+            row: self.width,
+            column: 1,
+        }
     }
 
     /// Scales what there is of the result and adds what these classes bring.
@@ -202,7 +213,7 @@ impl<'a, M: Multiply> Block<'a, M> {
             }
         }
         let size = [self.targets.len(), self.width, count];
-        let weight = self.weight.rows(start, start + count).source();
+        let weight = self.rows(start);
         let left = Source {
             at: self.logits.as_ptr(),
             row: 1,
@@ -226,10 +237,10 @@ impl<'a, M: Multiply> Block<'a, M> {
     fn finish(&self, gradients: &mut [f32]) {
         let rows = gradients.chunks_exact_mut(self.width);
         for ((row, target), sum) in rows.zip(self.targets).zip(&*self.state.sum) {
-            let weight = self.weight.rows(*target, *target + 1).in_order();
+            let weight = &self.head[*target * self.width..][..self.width];
             let scale = 1.0 / sum;
-            for (value, weight) in row.iter_mut().zip(weight.unwrap_or(&[])) {
-                *value = *value * scale - weight;
+            for (value, weight) in row.iter_mut().zip(weight) {
+                *value = *value * scale - weight.single();
             }
         }
     }

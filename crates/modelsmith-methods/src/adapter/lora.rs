@@ -437,7 +437,7 @@ impl Hooks for Lora {
             && !self.copies.has_weight(site.id)
             && let Some(change) = pair.plain(pass, self.effect)
         {
-            return change.added_to(x, layer.matrix(), bias);
+            return change.added_to(x, layer.stored(), bias);
         }
         let y = self.copies.linear(call, x.clone());
         pair.linear(layer, pass, self.effect, x, y, bias)

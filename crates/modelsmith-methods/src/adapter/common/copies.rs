@@ -10,11 +10,11 @@ use super::weights::{Bound, Part};
 use burn::module::{Module, Param};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall};
 use modelsmith_core::host::Host;
-use modelsmith_core::layers::{Linear, oriented};
+use modelsmith_core::layers::{Linear, oriented, single};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::sites::{Site, SiteId};
 use modelsmith_kernels::{linear, lookup, norm};
@@ -215,7 +215,10 @@ impl Copies {
 
     fn matrix(&self, site: SiteId, base: Tensor<2>) -> Option<Tensor<2>> {
         match self.at.get(&site)?.weight? {
-            Place::Matrix(index) => Some(mixed(base, self.matrices[index].val(), self.effect)),
+            Place::Matrix(index) => {
+                let copy = self.matrices[index].val();
+                Some(mixed(single(base), copy, self.effect))
+            }
             _ => None,
         }
     }
@@ -258,7 +261,7 @@ impl Hooks for Copies {
         if let Some(weight) = self.matrix(site, layer.weight.val()) {
             return linear(
                 x,
-                oriented(weight, layer.fan_in_fan_out),
+                as_stored(weight, layer),
                 self.bias(site, base),
                 None,
             );
@@ -302,9 +305,18 @@ impl Hooks for Copies {
             return None;
         }
         match self.matrix(site.id, layer.weight.val()) {
-            Some(copy) => Some(oriented(copy, layer.fan_in_fan_out)),
+            Some(copy) => Some(as_stored(copy, layer)),
             None => Some(weight),
         }
+    }
+}
+
+/// A copy of a layer's weight as `[out, in]`, for products of the type that the host's own has.
+fn as_stored(copy: Tensor<2>, layer: &Linear) -> Tensor<2> {
+    let copy = oriented(copy, layer.fan_in_fan_out);
+    match layer.weight.val().dtype() {
+        DType::BF16 => copy.cast(DType::BF16),
+        _ => copy,
     }
 }
 

@@ -16,7 +16,7 @@ use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::Pass;
 use modelsmith_core::host::Host;
-use modelsmith_core::layers::{Conv2d, Embedding, Linear, oriented};
+use modelsmith_core::layers::{Conv2d, Embedding, Linear, oriented, single};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::sites::{Site, SiteKind};
 use modelsmith_kernels::linear;
@@ -187,7 +187,7 @@ impl Pair {
             None => less(added, taken(&x)),
             Some(_) => {
                 let base = match bias {
-                    _ if dropping => linear(dropped.clone(), layer.matrix(), None, None),
+                    _ if dropping => linear(dropped.clone(), layer.stored(), None, None),
                     Some(bias) => y.clone() - bias.unsqueeze(),
                     None => y.clone(),
                 };
@@ -215,7 +215,7 @@ impl Pair {
         match &self.magnitude {
             None => y + added,
             Some(_) => {
-                let weight = layer.weight.val().transpose();
+                let weight = single(layer.weight.val()).transpose();
                 y.clone() + self.rescaled(weight, effect, y, added)
             }
         }
