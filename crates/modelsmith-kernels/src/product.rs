@@ -212,6 +212,95 @@ pub(crate) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     out
 }
 
+/// `a b + factor · c d` for `c` and `d` in `f32`.
+pub(crate) fn product_and_more(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    factor: f32,
+    c: Matrix<'_>,
+    d: Matrix<'_>,
+) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(found) = at_once(a, b, factor, c, d) {
+        return found;
+    }
+    let mut out = product(a, b);
+    add_product(&mut out, factor, c, d);
+    out
+}
+
+/// The same in one pass over the output, where the matrix unit does it.
+#[cfg(target_arch = "x86_64")]
+fn at_once(
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    factor: f32,
+    c: Matrix<'_>,
+    d: Matrix<'_>,
+) -> Option<Vec<f32>> {
+    let ([rows, inner], [_, columns]) = (a.shape, b.shape);
+    let (size, count) = ([rows, columns, inner], rows * columns);
+    let applies = matrix_unit::available() && size.iter().all(|side| *side >= matrix_unit::LEAST);
+    let (Values::Single(a_values), Values::Single(_), Values::Single(d_values), true) =
+        (a.values, c.values, d.values, applies)
+    else {
+        return None;
+    };
+    assert_eq!(
+        [c.shape, d.shape],
+        [[rows, c.shape[1]], [c.shape[1], columns]],
+        "products that do not fit"
+    );
+    assert_eq!(b.shape[0], inner, "a product of matrices that do not fit");
+    let scaled: Vec<f32> = c.single().into_iter().map(|value| value * factor).collect();
+    let scaled = Matrix::new(&scaled, rows, c.shape[1]);
+    let Values::Single(c_values) = scaled.values else {
+        return None;
+    };
+    let second = matrix_unit::Second {
+        inner: c.shape[1],
+        left: scaled.source(c_values),
+        right: d.source(d_values),
+    };
+    let mut out: Vec<f32> = Vec::with_capacity(count);
+    let to = Target {
+        at: out.as_mut_ptr(),
+        row: columns,
+    };
+    let finish = Finish {
+        factor: 1.0,
+        add: false,
+    };
+    let (a, parallel) = (a.source(a_values), count.saturating_mul(inner) >= PARALLEL);
+    // SAFETY: all matrices were checked to lie within their memory and to fit; the capacity of `out` is
+    // `count`, and the product writes every value.
+    #[allow(unsafe_code)]
+    unsafe {
+        match b.values {
+            Values::Single(values) => matrix_unit::product::<3, _, _>(
+                size,
+                a,
+                b.source(values),
+                Some(second),
+                to,
+                finish,
+                parallel,
+            ),
+            Values::Half(values) => matrix_unit::product::<1, _, _>(
+                size,
+                a,
+                b.source(values),
+                Some(second),
+                to,
+                finish,
+                parallel,
+            ),
+        }
+        out.set_len(count);
+    }
+    Some(out)
+}
+
 /// `out = a b`.
 pub(crate) fn write_product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>) {
     run(out.as_mut_ptr(), out.len(), false, 1.0, a, b);
@@ -259,7 +348,10 @@ fn run(out: *mut f32, length: usize, before: bool, factor: f32, a: Matrix<'_>, b
     }
     if a.is_half() || b.is_half() {
         let (left, right) = (a.single(), b.single());
-        let (a, b) = (Matrix::new(&left, rows, inner), Matrix::new(&right, inner, columns));
+        let (a, b) = (
+            Matrix::new(&left, rows, inner),
+            Matrix::new(&right, inner, columns),
+        );
         return run(out, length, before, factor, a, b);
     }
     if let (Values::Single(left), Values::Single(right)) = (a.values, b.values) {
@@ -288,8 +380,8 @@ unsafe fn by_vectors<A: Value, B: Value>(
     unsafe {
         match (wide && matrix_unit::available(), parts) {
             (false, _) => tiles::product(size, a, b, to, finish, parallel),
-            (true, 1) => matrix_unit::product::<1, A, B>(size, a, b, to, finish, parallel),
-            (true, _) => matrix_unit::product::<3, A, B>(size, a, b, to, finish, parallel),
+            (true, 1) => matrix_unit::product::<1, A, B>(size, a, b, None, to, finish, parallel),
+            (true, _) => matrix_unit::product::<3, A, B>(size, a, b, None, to, finish, parallel),
         }
     }
 }

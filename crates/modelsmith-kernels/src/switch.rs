@@ -39,9 +39,7 @@ pub(crate) fn applies(tensors: &[&DispatchTensor]) -> bool {
 /// Whether the fused form of an operation with a weight applies: `f32` on the CPU backend, of which the
 /// weight may be stored in `bf16`.
 pub(crate) fn applies_to_weight(weight: &DispatchTensor, others: &[&DispatchTensor]) -> bool {
-    applies(others)
-        && on_cpu(weight)
-        && matches!(weight.dtype(), DType::F32 | DType::BF16)
+    applies(others) && on_cpu(weight) && matches!(weight.dtype(), DType::F32 | DType::BF16)
 }
 
 /// The same as [`applies`] for an operation outside any graph.

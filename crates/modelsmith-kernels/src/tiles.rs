@@ -14,11 +14,11 @@
 use crate::memory::{Finish, LANES, Scratch, Source, Target, Value, first_lanes};
 use crate::vectors::turn;
 use rayon::prelude::*;
+use std::any::TypeId;
 use std::arch::x86_64::{
     __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
     _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
 };
-use std::any::TypeId;
 use std::cell::RefCell;
 
 /// Rows of a tile.
@@ -323,12 +323,7 @@ pub(crate) fn room(inner: usize, columns: usize) -> usize {
 /// # Safety
 /// `b` may be read and `to` has [`room`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(crate) unsafe fn lay_out<B: Value>(
-    inner: usize,
-    columns: usize,
-    b: Source<B>,
-    to: *mut f32,
-) {
+pub(crate) unsafe fn lay_out<B: Value>(inner: usize, columns: usize, b: Source<B>, to: *mut f32) {
     for column in (0..columns).step_by(PANEL) {
         let width = (columns - column).min(PANEL);
         // SAFETY: the panel is within both.

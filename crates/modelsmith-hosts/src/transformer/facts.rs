@@ -106,11 +106,14 @@ impl Transformer {
     /// None that a host built by this crate can cause.
     pub fn round_matrices(&mut self) -> Result<()> {
         let matrices = self.plan.linears.iter().map(|spec| spec.weight);
-        let numbers: BTreeSet<usize> = matrices.chain(self.plan.embeddings.iter().copied()).collect();
+        let numbers: BTreeSet<usize> = matrices
+            .chain(self.plan.embeddings.iter().copied())
+            .collect();
         for number in numbers {
             let value = &mut self.weights.values[number];
             value.change(|values| values.cast(DType::BF16));
-            self.network.set(&self.plan, number, &self.weights.values[number])?;
+            self.network
+                .set(&self.plan, number, &self.weights.values[number])?;
         }
         Ok(())
     }

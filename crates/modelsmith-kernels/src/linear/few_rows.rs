@@ -50,19 +50,21 @@ fn dots<T: Value>(x: &[f32], weight: &[T], count: usize, outputs: usize) -> Vec<
     let piece = (PIECE / inputs).max(1);
     let mut y = vec![0.0; count * outputs];
     let pieces = y.par_chunks_mut(piece * count);
-    pieces.zip(weight.par_chunks(piece * inputs)).for_each(|(y, weight)| {
-        rows::vectorised(
-            #[inline(always)]
-            || {
-                let rows = weight.chunks_exact(inputs);
-                for (y, weight) in y.chunks_exact_mut(count).zip(rows) {
-                    for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
-                        *y = math::dot(x, weight);
+    pieces
+        .zip(weight.par_chunks(piece * inputs))
+        .for_each(|(y, weight)| {
+            rows::vectorised(
+                #[inline(always)]
+                || {
+                    let rows = weight.chunks_exact(inputs);
+                    for (y, weight) in y.chunks_exact_mut(count).zip(rows) {
+                        for (y, x) in y.iter_mut().zip(x.chunks_exact(inputs)) {
+                            *y = math::dot(x, weight);
+                        }
                     }
-                }
-            },
-        );
-    });
+                },
+            );
+        });
     turned(y, outputs)
 }
 

@@ -1,7 +1,7 @@
 //! The products, forward and backward.
 
 use super::{Dense, few_rows};
-use crate::product::{Half, Matrix, add_product, product, turned};
+use crate::product::{Half, Matrix, add_product, product, product_and_more, turned};
 use crate::rows::{self, Kernel};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -49,19 +49,29 @@ pub(super) fn forward(
 ) -> (FlexTensor, Option<FlexTensor>) {
     let (from, w) = (Matrix::last_axis(x), Matrix::of(weight));
     let outputs = weight.shape()[0];
-    let mut y = times_transpose(from, w);
+    let narrow = change.map(|change| {
+        let values = times_transpose(from, Matrix::of(&change.a));
+        rows::tensor(values, [from.shape()[0], change.a.shape()[0]].into())
+    });
+    let mut y = match (change, &narrow) {
+        (Some(Change { b, scale, .. }), Some(narrow)) => {
+            let (inner, up) = (Matrix::of(narrow), Matrix::of(b).t());
+            match few_rows::applies(from, w) {
+                false => product_and_more(from, w.t(), *scale, inner, up),
+                true => {
+                    let mut y = few_rows::times_transpose(from, w);
+                    add_product(&mut y, *scale, inner, up);
+                    y
+                }
+            }
+        }
+        _ => times_transpose(from, w),
+    };
     if bias.shape().num_elements() > 0 {
         let bias = rows::contiguous(bias);
         let kernel = AddToRows(rows::values(&bias));
         rows::run(&kernel, 0, from.shape()[0], [(&mut y, outputs)], []);
     }
-    let narrow = change.map(|Change { a, b, scale }| {
-        let narrow = times_transpose(from, Matrix::of(a));
-        let shape = [from.shape()[0], a.shape()[0]];
-        let inner = Matrix::new(&narrow, shape[0], shape[1]);
-        add_product(&mut y, *scale, inner, Matrix::of(b).t());
-        rows::tensor(narrow, shape.into())
-    });
     (rows::tensor(y, with_last(x, outputs)), narrow)
 }
 
@@ -80,10 +90,13 @@ pub(super) fn input_gradient(
     change: Option<(&Change, &FlexTensor)>,
 ) -> FlexTensor {
     let g = Matrix::last_axis(grad);
-    let mut dx = product(g, Matrix::of(weight));
-    if let Some((Change { a, scale, .. }, narrow)) = change {
-        add_product(&mut dx, *scale, Matrix::of(narrow), Matrix::of(a));
-    }
+    let weight_at = Matrix::of(weight);
+    let dx = match change {
+        Some((Change { a, scale, .. }, narrow)) => {
+            product_and_more(g, weight_at, *scale, Matrix::of(narrow), Matrix::of(a))
+        }
+        None => product(g, weight_at),
+    };
     rows::tensor(dx, with_last(grad, weight.shape()[1]))
 }
 

@@ -34,7 +34,11 @@ pub(crate) trait Lookup: Backend {
 /// When an id is no row of the table.
 pub fn lookup(table: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     let ([batch, time], [_, width]) = (ids.dims(), table.dims());
-    let wide = if table.dtype() == DType::BF16 { DType::F32 } else { table.dtype() };
+    let wide = if table.dtype() == DType::BF16 {
+        DType::F32
+    } else {
+        table.dtype()
+    };
     let table = table.into_dispatch();
     if !applies_to_weight(&table, &[]) {
         return layers::lookup(Tensor::from_dispatch(table), ids).cast(wide);

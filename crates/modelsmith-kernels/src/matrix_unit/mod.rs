@@ -46,20 +46,43 @@ thread_local! {
     static RIGHT: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
 }
 
+/// A second product `c d` that is added to a first, `[rows, inner]` by `[inner, columns]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Second {
+    pub(crate) inner: usize,
+    pub(crate) left: Source,
+    pub(crate) right: Source,
+}
+
+impl Second {
+    /// The product from a row and a column of the output on.
+    unsafe fn offset(self, row: usize, column: usize) -> Self {
+        // SAFETY: the caller's row and column are within the output.
+        let (left, right) = unsafe { (self.left.offset(row, 0), self.right.offset(0, column)) };
+        Self {
+            left,
+            right,
+            ..self
+        }
+    }
+}
+
 /// Values of scratch memory for a right-hand side of this size in `P` parts.
 pub(crate) fn room<const P: usize>(inner: usize, columns: usize) -> usize {
     columns.div_ceil(SIDE) * pack::strip::<P>(inner) / size_of::<f32>()
 }
 
-/// `out = a b` in `P` parts, finished as said, on all threads if `parallel`.
+/// `out = a b + c d` in `P` parts, finished as said, on all threads if `parallel`; `c d` is the second
+/// product, if there is one.
 ///
 /// # Safety
 /// The unit is [`available`]; the matrices lie within memory that may be read, `out` within memory
-/// that may be written and overlaps neither.
+/// that may be written and overlaps none of them.
 pub(crate) unsafe fn product<const P: usize, A: Value, B: Value>(
     [rows, columns, inner]: [usize; 3],
     a: Source<A>,
     b: Source<B>,
+    second: Option<Second>,
     out: Target,
     finish: Finish,
     parallel: bool,
@@ -71,6 +94,7 @@ pub(crate) unsafe fn product<const P: usize, A: Value, B: Value>(
     let mut scratch = RIGHT.take();
     for start in (0..inner.max(1)).step_by(depth) {
         let depth = (inner - start).min(depth);
+        let second = second.filter(|_| start + depth == inner);
         let finish = Finish {
             add: finish.add || start > 0,
             ..finish
@@ -80,8 +104,11 @@ pub(crate) unsafe fn product<const P: usize, A: Value, B: Value>(
             // SAFETY: the block is within the matrices.
             unsafe {
                 let (a, b) = (a.offset(0, start), b.offset(start, column));
-                let out = out.offset(0, column);
-                block::<P, A, B>(size, a, b, out, finish, parallel, &mut scratch);
+                let (second, out) = (
+                    second.map(|second| second.offset(0, column)),
+                    out.offset(0, column),
+                );
+                block::<P, A, B>(size, a, b, second, out, finish, parallel, &mut scratch);
             }
         }
     }
@@ -89,27 +116,40 @@ pub(crate) unsafe fn product<const P: usize, A: Value, B: Value>(
 }
 
 /// The same for a right-hand side that fits the second cache.
+#[allow(clippy::too_many_arguments)]
 unsafe fn block<const P: usize, A: Value, B: Value>(
     [rows, columns, inner]: [usize; 3],
     a: Source<A>,
     b: Source<B>,
+    second: Option<Second>,
     out: Target,
     finish: Finish,
     parallel: bool,
     scratch: &mut Scratch,
 ) {
-    let step = room::<P>(inner, SIDE);
-    let right = scratch.room(room::<P>(inner, columns));
-    let panel = |(at, to): (usize, &mut [f32])| {
-        let width = (columns - at * SIDE).min(SIDE);
-        // SAFETY: the panel is within the matrix and its room.
-        unsafe { pack::right::<P, B>(inner, width, b.offset(0, at * SIDE), to.as_mut_ptr().cast()) };
-    };
+    let first = room::<P>(inner, SIDE);
+    let step = first + second.map_or(0, |second| room::<P>(second.inner, SIDE));
     let panels = columns.div_ceil(SIDE);
+    let right = scratch.room(panels * step);
+    let panel = |(at, to): (usize, &mut [f32])| {
+        let (column, width) = (at * SIDE, (columns - at * SIDE).min(SIDE));
+        let (to, then) = to.split_at_mut(first);
+        // SAFETY: the panel is within the matrices and its room.
+        unsafe {
+            pack::right::<P, B>(inner, width, b.offset(0, column), to.as_mut_ptr().cast());
+            if let Some(Second { inner, right, .. }) = second {
+                let to = then.as_mut_ptr().cast();
+                pack::right::<P, f32>(inner, width, right.offset(0, column), to);
+            }
+        }
+    };
     let room = &mut right[..panels * step];
     match parallel && step > 0 {
         true => room.par_chunks_exact_mut(step).enumerate().for_each(panel),
-        false => room.chunks_exact_mut(step.max(1)).enumerate().for_each(panel),
+        false => room
+            .chunks_exact_mut(step.max(1))
+            .enumerate()
+            .for_each(panel),
     }
     let right = Source {
         at: right.as_ptr(),
@@ -132,11 +172,15 @@ unsafe fn block<const P: usize, A: Value, B: Value>(
         unsafe {
             let out = out.offset(row, panel * SIDE);
             let right = { right }.at.add(panel * step);
-            with_right::<P, A>(size, a.offset(row, 0), right, out, finish);
+            let second = second.map(|second| (second.inner, second.left.offset(row, 0)));
+            with_both::<P, A>(size, a.offset(row, 0), second, right, out, finish);
         }
     };
     match parallel {
-        true => (0..strips * groups).into_par_iter().with_max_len(1).for_each(task),
+        true => (0..strips * groups)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(task),
         false => (0..strips * groups).for_each(task),
     }
 }
@@ -167,24 +211,44 @@ pub(crate) unsafe fn lay_out<const P: usize, B: Value>(
 /// # Safety
 /// As for [`product`]; the right-hand side is of this size.
 pub(crate) unsafe fn with_right<const P: usize, A: Value>(
-    [rows, columns, inner]: [usize; 3],
+    size: [usize; 3],
     a: Source<A>,
     right: *const f32,
     out: Target,
     finish: Finish,
 ) {
-    let step = room::<P>(inner, SIDE);
+    // SAFETY: the caller's promises.
+    unsafe { with_both::<P, A>(size, a, None, right, out, finish) };
+}
+
+/// The same where the right-hand side is followed, panel by panel, by that of a second product, of
+/// which this is the length and the left-hand side.
+unsafe fn with_both<const P: usize, A: Value>(
+    [rows, columns, inner]: [usize; 3],
+    a: Source<A>,
+    second: Option<(usize, Source)>,
+    right: *const f32,
+    out: Target,
+    finish: Finish,
+) {
+    let first = room::<P>(inner, SIDE);
+    let step = first + second.map_or(0, |(inner, _)| room::<P>(inner, SIDE));
+    let chunks = step * size_of::<f32>() / pack::chunk::<P>();
     // SAFETY: the caller's promises; the strips and panels are within the matrices and the room.
     unsafe {
         let tiles = Tiles::new();
         LEFT.with_borrow_mut(|left| {
-            let left = left.room(room::<P>(inner, STRIP));
+            let left = left.room(step * STRIP / SIDE);
             for start in (0..rows).step_by(STRIP) {
                 let height = (rows - start).min(STRIP);
                 for row in (0..height).step_by(SIDE) {
-                    let to = left.as_mut_ptr().add(row / SIDE * step).cast();
+                    let to = left.as_mut_ptr().add(row / SIDE * step);
                     let rows = (height - row).min(SIDE);
-                    pack::left::<P, A>(rows, inner, a.offset(start + row, 0), to);
+                    pack::left::<P, A>(rows, inner, a.offset(start + row, 0), to.cast());
+                    if let Some((inner, c)) = second {
+                        let (c, to) = (c.offset(start + row, 0), to.add(first));
+                        pack::left::<P, f32>(rows, inner, c, to.cast());
+                    }
                 }
                 for column in (0..columns).step_by(SIDE) {
                     for row in (0..height).step_by(SIDE) {
@@ -192,7 +256,7 @@ pub(crate) unsafe fn with_right<const P: usize, A: Value>(
                         let right = right.add(column / SIDE * step);
                         let size = [(height - row).min(SIDE), (columns - column).min(SIDE)];
                         let out = out.offset(start + row, column);
-                        square::<P>(&tiles, size, inner, [left, right], out, finish);
+                        square::<P>(&tiles, size, chunks, [left, right], out, finish);
                     }
                 }
             }
@@ -204,12 +268,12 @@ pub(crate) unsafe fn with_right<const P: usize, A: Value>(
 unsafe fn square<const P: usize>(
     tiles: &Tiles,
     size: [usize; 2],
-    inner: usize,
+    chunks: usize,
     operands: [*const f32; 2],
     out: Target,
     finish: Finish,
 ) {
-    let (chunks, operands) = (inner.div_ceil(SIDE), operands.map(<*const f32>::cast));
+    let operands = operands.map(<*const f32>::cast);
     let (whole, plain) = (size == [SIDE; 2], finish.factor == 1.0);
     // SAFETY: the caller's promises; a part of a square goes through memory of its own.
     unsafe {

@@ -13,8 +13,21 @@ fn source<T>(values: &[T], [rows, columns]: [usize; 2], in_columns: bool) -> Sou
     Source { at, row, column }
 }
 
-fn at<T: Value>(values: &[T], [rows, columns]: [usize; 2], in_columns: bool, row: usize, column: usize) -> f64 {
-    f64::from(values[if in_columns { column * rows + row } else { row * columns + column }].single())
+fn at<T: Value>(
+    values: &[T],
+    [rows, columns]: [usize; 2],
+    in_columns: bool,
+    row: usize,
+    column: usize,
+) -> f64 {
+    f64::from(
+        values[if in_columns {
+            column * rows + row
+        } else {
+            row * columns + column
+        }]
+        .single(),
+    )
 }
 
 fn run<const P: usize, A: Value, B: Value>(
@@ -30,7 +43,7 @@ fn run<const P: usize, A: Value, B: Value>(
         row: size[1],
     };
     // SAFETY: the caller's matrices are of this size.
-    unsafe { product::<P, A, B>(size, a, b, to, finish, parallel) };
+    unsafe { product::<P, A, B>(size, a, b, None, to, finish, parallel) };
 }
 
 const WRITE: Finish = Finish {
@@ -50,13 +63,20 @@ const SIZES: [[usize; 3]; 8] = [
 ];
 
 /// The error of each value over the sum of the sizes of its terms.
-fn greatest_error(out: &[f32], size: [usize; 3], a: impl Fn(usize, usize) -> f64, b: impl Fn(usize, usize) -> f64) -> f64 {
+fn greatest_error(
+    out: &[f32],
+    size: [usize; 3],
+    a: impl Fn(usize, usize) -> f64,
+    b: impl Fn(usize, usize) -> f64,
+) -> f64 {
     let [rows, columns, inner] = size;
     let mut greatest: f64 = 0.0;
     for row in (0..rows).step_by(3) {
         for column in (0..columns).step_by(7) {
             let terms = (0..inner).map(|k| a(row, k) * b(k, column));
-            let (sum, total) = terms.fold((0.0, 1e-30), |(sum, total), term| (sum + term, total + term.abs()));
+            let (sum, total) = terms.fold((0.0, 1e-30), |(sum, total), term| {
+                (sum + term, total + term.abs())
+            });
             let error = (f64::from(out[row * columns + column]) - sum).abs() / total;
             greatest = greatest.max(error);
         }
@@ -104,10 +124,18 @@ fn one_part_is_exact_for_what_bf16_holds() {
     }
     for size in SIZES {
         let [rows, columns, inner] = size;
-        let short = |name, count| -> Vec<bf16> { values(name, count).into_iter().map(bf16::from_f32).collect() };
+        let short = |name, count| -> Vec<bf16> {
+            values(name, count)
+                .into_iter()
+                .map(bf16::from_f32)
+                .collect()
+        };
         let (a, b) = (short("a", rows * inner), short("b", inner * columns));
         let wide: Vec<f32> = a.iter().map(|value| value.single()).collect();
-        let (left, right) = (source(&wide, [rows, inner], false), source(&b, [inner, columns], true));
+        let (left, right) = (
+            source(&wide, [rows, inner], false),
+            source(&b, [inner, columns], true),
+        );
         let mut out = vec![f32::NAN; rows * columns];
         run::<1, _, _>(size, left, right, &mut out, WRITE, true);
         let a = |row, k| at(&a, [rows, inner], false, row, k);
@@ -130,7 +158,9 @@ fn the_number_of_threads_changes_no_bit() {
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         let mut out = vec![0.0; 300 * 500];
-        pool.build().unwrap().install(|| run::<3, _, _>(size, left, right, &mut out, WRITE, true));
+        pool.build()
+            .unwrap()
+            .install(|| run::<3, _, _>(size, left, right, &mut out, WRITE, true));
         assert_eq!(out, alone, "{threads}");
     }
 }

@@ -259,12 +259,7 @@ impl Hooks for Copies {
         let (site, layer) = (call.site.id, call.layer);
         let base = layer.bias.as_ref().map(Param::val);
         if let Some(weight) = self.matrix(site, layer.weight.val()) {
-            return linear(
-                x,
-                as_stored(weight, layer),
-                self.bias(site, base),
-                None,
-            );
+            return linear(x, as_stored(weight, layer), self.bias(site, base), None);
         }
         let y = call.run(x);
         match self.bias_change(site, base) {
