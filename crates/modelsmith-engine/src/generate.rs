@@ -4,6 +4,7 @@
 //! Every draw is keyed by (seed, row, position), so a row's text does not depend on the others in
 //! its batch beyond the rounding of the arithmetic.
 
+use crate::pool::within;
 use crate::sampler::Sampler;
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
@@ -76,7 +77,7 @@ pub fn generate(
     let mut cache = KvCache::new();
     let mut fresh = prompts.to_vec();
     while !rows.is_empty() {
-        let logits = last_logits(host, &fresh, hooks, &mut cache)?;
+        let logits = within(|| last_logits(host, &fresh, hooks, &mut cache))?;
         let mut going = Vec::new();
         for (row, logits) in rows.iter_mut().zip(logits) {
             going.push(step(room, options, row, logits, on_token)?);

@@ -21,6 +21,7 @@ pub mod metrics_log;
 pub mod model;
 pub mod numbers;
 pub mod plan;
+mod pool;
 mod probe;
 pub mod quickstart;
 pub mod recipe;

@@ -2,6 +2,7 @@
 
 use super::config::{ParameterGroup, TrainConfig};
 use super::loss::{Prepared, loss_of_hidden};
+use crate::pool::within;
 use crate::train::rematerialise;
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
@@ -85,6 +86,16 @@ impl Stepper<'_> {
     /// A loss or gradient that is not finite (nothing was changed), and what host, method and
     /// optimizer refuse.
     pub fn step(
+        &self,
+        adapter: &mut dyn Adapter,
+        optimizer: &mut dyn Optimizer,
+        window: &[Prepared],
+        progress: Progress,
+    ) -> Result<StepReport> {
+        within(|| self.step_here(adapter, optimizer, window, progress))
+    }
+
+    fn step_here(
         &self,
         adapter: &mut dyn Adapter,
         optimizer: &mut dyn Optimizer,
