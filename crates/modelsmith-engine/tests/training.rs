@@ -59,7 +59,12 @@ fn every_method_resumes_to_the_same_bytes_and_leaves_the_host_alone() {
 #[test]
 fn resuming_is_exact_wherever_the_run_stops() {
     let world = World::new();
-    let cases: [(&str, &[&str]); 4] = [
+    let cases: [(&str, &[&str]); 6] = [
+        ("bf16", &[r#"train.dtype="bf16""#]),
+        (
+            "full-bf16",
+            &[r#"train.dtype="bf16""#, r#"method={name="full"}"#],
+        ),
         ("dropout", &["method.dropout=0.2"]),
         ("accumulation", &["train.accumulation=3"]),
         (

@@ -502,6 +502,30 @@ mod tests {
     }
 
     #[test]
+    fn a_side_in_bf16_is_read_as_its_values() {
+        for [rows, columns, inner] in [[2, 40, 50], [20, 30, 10], [31, 100, 385]] {
+            let a = Lying::new("a", [rows, inner], true);
+            let b = Lying::new("b", [inner, columns], true);
+            // Below 32 rows nothing is rounded on the way.
+            let half = b.matrix().half();
+            let exact = Lying {
+                values: half.values.iter().map(|value| value.single()).collect(),
+                in_columns: false,
+                ..b
+            };
+            let found = product(a.matrix(), half.matrix());
+            let expected = product(a.matrix(), exact.matrix());
+            let bound = 1e-6 * (1.0 + inner as f32);
+            assert!(
+                found
+                    .iter()
+                    .zip(&expected)
+                    .all(|(x, y)| (x - y).abs() < bound)
+            );
+        }
+    }
+
+    #[test]
     fn rows_are_cut_from_a_view() {
         let a = Lying::new("a", [20, 6], true);
         let b = Lying::new("b", [6, 40], false);

@@ -1,6 +1,6 @@
 use super::*;
 use crate::checks::{close, plain, random};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use modelsmith_core::parameters::to_vec;
 
 /// Sizes `[batch, time, in, out, rank]`: products, few rows, single rows, odd and tiny ones.
@@ -190,4 +190,32 @@ fn shapes_that_do_not_fit_are_refused() {
     let flex = Device::flex();
     let x = plain("x", [1, 2, 3], 1.0, &flex);
     linear(x, plain("weight", [4, 5], 1.0, &flex), None, None);
+}
+
+#[test]
+fn a_weight_in_bf16_differs_by_the_rounding_of_the_other_side() {
+    for size in SIZES {
+        let mut case = Case::new(size);
+        let rounded = case.weight.clone().inner().cast(DType::BF16);
+        let exact = rounded.clone().cast(DType::F32);
+        // Each term of a sum is off by 2^-8 of itself at most, and they seldom are all one way.
+        let tolerance = 2f32.powi(-8);
+        case.weight = Tensor::from_inner(exact).require_grad();
+        let expected = case.run(reference);
+        let half =
+            |x, weight: Tensor<2>, bias, change| linear(x, weight.cast(DType::BF16), bias, change);
+        for (got, expected) in case.run(half).into_iter().zip(expected) {
+            assert_eq!(got.dtype(), DType::F32);
+            close(got, expected, tolerance);
+        }
+        let frozen = linear(
+            case.x.clone(),
+            Tensor::from_inner(rounded.clone()),
+            None,
+            None,
+        );
+        assert_eq!(frozen.dtype(), DType::F32);
+        let composed = reference(case.x.clone(), Tensor::from_inner(rounded), None, None);
+        close(frozen.inner(), composed.inner(), tolerance);
+    }
 }

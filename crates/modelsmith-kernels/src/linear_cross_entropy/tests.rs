@@ -1,7 +1,7 @@
 use super::flex::{Wanted, forward};
 use super::*;
 use crate::checks::{close, plain, random};
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{DType, Device, TensorData};
 use modelsmith_core::parameters::to_vec;
 
 fn targets(rows: usize, classes: usize) -> Tensor<1, Int> {
@@ -247,4 +247,44 @@ fn a_target_that_is_no_class_is_refused() {
         plain("weight", [4, 2], 1.0, &flex),
         target,
     );
+}
+
+#[test]
+fn a_head_in_bf16_differs_by_the_rounding_of_the_other_side() {
+    for [rows, classes, width] in FROZEN {
+        let hidden = random("hidden", [rows, width], 1.0);
+        let head = plain("weight", [classes, width], 1.0, &Device::flex()).cast(DType::BF16);
+        let tracked = Tensor::from_inner(head.clone().cast(DType::F32)).require_grad();
+        let run = |loss: Tensor<1>| {
+            let grads = loss.backward();
+            (loss.inner(), hidden.grad(&grads).unwrap(), grads)
+        };
+        let (loss, dh, grads) = run(reference(
+            hidden.clone(),
+            tracked.clone(),
+            targets(rows, classes),
+        ));
+        let frozen = run(linear_cross_entropy(
+            hidden.clone(),
+            head,
+            targets(rows, classes),
+        ));
+        let cast = tracked.clone().cast(DType::BF16);
+        let trained = run(linear_cross_entropy(
+            hidden.clone(),
+            cast,
+            targets(rows, classes),
+        ));
+        // A logit is off by its terms' roundings, 2^-9 each, which add up as a random walk does.
+        let tolerance = 2f32.powi(-8) * (width as f32).sqrt().max(4.0);
+        for (their_loss, their_dh) in [(&frozen.0, &frozen.1), (&trained.0, &trained.1)] {
+            close(their_loss.clone(), loss.clone(), 2f32.powi(-8));
+            close(their_dh.clone(), dh.clone(), tolerance);
+        }
+        close(
+            tracked.grad(&trained.2).unwrap(),
+            tracked.grad(&grads).unwrap(),
+            tolerance,
+        );
+    }
 }

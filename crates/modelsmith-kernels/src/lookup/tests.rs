@@ -69,3 +69,15 @@ fn a_frozen_table_is_read_without_a_graph() {
     assert!(!found.is_tracked());
     assert_eq!(to_vec(found), to_vec(layers::lookup(table, rows)));
 }
+
+#[test]
+fn rows_in_bf16_come_as_f32() {
+    let table = plain("table", [9, 4], 1.0, &Device::flex()).cast(DType::BF16);
+    let rows = ids([[1, 2, 3, 1], [0, 0, 8, 4]]);
+    let found = lookup(table.clone(), rows.clone());
+    assert_eq!(found.dtype(), DType::F32);
+    assert_eq!(
+        to_vec(found),
+        to_vec(layers::lookup(table.cast(DType::F32), rows))
+    );
+}
