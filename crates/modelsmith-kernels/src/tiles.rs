@@ -342,9 +342,10 @@ unsafe fn lay_out_panel<B: Value>(inner: usize, width: usize, b: Source<B>, to: 
         unsafe {
             while turned && k + LANES <= inner {
                 let square = b.offset(k, v);
-                let columns =
+                let mut columns =
                     std::array::from_fn(|at| B::load(mask, square.at.add(at * square.column)));
-                for (at, row) in turn(columns).into_iter().enumerate() {
+                turn(&mut columns);
+                for (at, row) in columns.into_iter().enumerate() {
                     _mm512_storeu_ps(to.add((k + at) * step + v), row);
                 }
                 k += LANES;

@@ -6,10 +6,10 @@ use std::arch::x86_64::{
     _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
-/// 16 rows of 16 values, turned: value `n` of row `k` becomes value `k` of row `n`.
+/// Turns 16 rows of 16 values: value `n` of row `k` becomes value `k` of row `n`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(crate) fn turn(mut rows: [__m512; LANES]) -> [__m512; LANES] {
+pub(crate) fn turn(rows: &mut [__m512; LANES]) {
     // Pairs, then fours, within lanes of 128 bits; then the lanes.
     let mut pairs = [_mm512_setzero_ps(); LANES];
     for n in (0..LANES).step_by(2) {
@@ -23,16 +23,15 @@ pub(crate) fn turn(mut rows: [__m512; LANES]) -> [__m512; LANES] {
         rows[n + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
         rows[n + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
     }
-    let mut turned = [_mm512_setzero_ps(); LANES];
     for k in 0..4 {
-        let even = _mm512_shuffle_f32x4::<0x88>(rows[k], rows[k + 4]);
-        let odd = _mm512_shuffle_f32x4::<0xdd>(rows[k], rows[k + 4]);
-        let even_high = _mm512_shuffle_f32x4::<0x88>(rows[k + 8], rows[k + 12]);
-        let odd_high = _mm512_shuffle_f32x4::<0xdd>(rows[k + 8], rows[k + 12]);
-        turned[k] = _mm512_shuffle_f32x4::<0x88>(even, even_high);
-        turned[4 + k] = _mm512_shuffle_f32x4::<0x88>(odd, odd_high);
-        turned[8 + k] = _mm512_shuffle_f32x4::<0xdd>(even, even_high);
-        turned[12 + k] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_high);
+        let [a, b, c, d] = [rows[k], rows[k + 4], rows[k + 8], rows[k + 12]];
+        let even = _mm512_shuffle_f32x4::<0x88>(a, b);
+        let odd = _mm512_shuffle_f32x4::<0xdd>(a, b);
+        let even_high = _mm512_shuffle_f32x4::<0x88>(c, d);
+        let odd_high = _mm512_shuffle_f32x4::<0xdd>(c, d);
+        rows[k] = _mm512_shuffle_f32x4::<0x88>(even, even_high);
+        rows[4 + k] = _mm512_shuffle_f32x4::<0x88>(odd, odd_high);
+        rows[8 + k] = _mm512_shuffle_f32x4::<0xdd>(even, even_high);
+        rows[12 + k] = _mm512_shuffle_f32x4::<0xdd>(odd, odd_high);
     }
-    turned
 }

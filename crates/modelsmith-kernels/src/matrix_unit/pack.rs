@@ -12,9 +12,9 @@
 use crate::memory::{LANES, Source, Value, first_lanes};
 use crate::vectors::turn;
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, _mm256_store_si256, _mm512_castsi512_ps, _mm512_cvtepi32_epi16,
-    _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_or_si512, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_slli_epi32, _mm512_store_si512, _mm512_sub_ps,
+    __m256i, __m512, __m512i, __mmask16, _mm256_store_si256, _mm512_castsi512_ps,
+    _mm512_cvtepi32_epi16, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_or_si512,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_store_si512, _mm512_sub_ps,
 };
 
 /// Rows or columns of two tiles, and the length of a chunk along `k`.
@@ -45,17 +45,16 @@ pub(super) unsafe fn left<const P: usize, T: Value>(
     a: Source<T>,
     to: *mut u8,
 ) {
+    let mut room = [_mm512_setzero_ps(); LANES];
     for (k, tile, half) in squares(inner) {
         let (row, column) = (LANES * tile, k + LANES * half);
+        let (rows, columns) = (rows.saturating_sub(row), inner.saturating_sub(column));
         // SAFETY: the square begins within the matrix or has no values, the tiles are in the room.
         unsafe {
             let to = to.add(k / SIDE * chunk::<P>() + tile * TILE + half * 32);
-            let rows = match row < rows && column < inner {
-                true => square(a.offset(row, column), [rows - row, inner - column]),
-                false => [_mm512_setzero_ps(); LANES],
-            };
-            for (at, row) in rows.into_iter().enumerate() {
-                for (part, values) in split::<P>(row).into_iter().enumerate() {
+            let square = Square::new(a, [row, column], [rows, columns], &mut room);
+            for at in 0..LANES {
+                for (part, values) in split::<P>(square.row(at)).into_iter().enumerate() {
                     let to: *mut __m256i = to.add(part * 2 * TILE + at * 64).cast();
                     _mm256_store_si256(to, _mm512_cvtepi32_epi16(values));
                 }
@@ -75,17 +74,17 @@ pub(super) unsafe fn right<const P: usize, T: Value>(
     b: Source<T>,
     to: *mut u8,
 ) {
+    let mut room = [_mm512_setzero_ps(); LANES];
     for (k, tile, half) in squares(inner) {
         let (row, column) = (k + LANES * half, LANES * tile);
+        let (rows, columns) = (inner.saturating_sub(row), columns.saturating_sub(column));
         // SAFETY: as for the left.
         unsafe {
             let to = to.add(k / SIDE * chunk::<P>() + tile * TILE + half * 512);
-            let rows = match row < inner && column < columns {
-                true => square(b.offset(row, column), [inner - row, columns - column]),
-                false => [_mm512_setzero_ps(); LANES],
-            };
-            for (at, pair) in rows.chunks_exact(2).enumerate() {
-                let (first, second) = (split::<P>(pair[0]), split::<P>(pair[1]));
+            let square = Square::new(b, [row, column], [rows, columns], &mut room);
+            for at in 0..LANES / 2 {
+                let first = split::<P>(square.row(2 * at));
+                let second = split::<P>(square.row(2 * at + 1));
                 for part in 0..P {
                     let high = _mm512_slli_epi32::<16>(second[part]);
                     let to: *mut __m512i = to.add(part * 2 * TILE + at * 64).cast();
@@ -103,35 +102,65 @@ fn squares(inner: usize) -> impl Iterator<Item = (usize, usize, usize)> {
         .flat_map(|k| [(k, 0, 0), (k, 0, 1), (k, 1, 0), (k, 1, 1)])
 }
 
-/// The first 16 rows of 16 values of a matrix of this size, zeros beyond it.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
-unsafe fn square<T: Value>(from: Source<T>, [rows, columns]: [usize; 2]) -> [__m512; LANES] {
-    let mut found = [_mm512_setzero_ps(); LANES];
-    // SAFETY: only values within the matrix are read.
-    unsafe {
-        if from.column == 1 {
-            let mask = first_lanes(columns);
-            for (at, row) in found.iter_mut().enumerate().take(rows) {
-                *row = T::load(mask, from.at.add(at * from.row));
-            }
-            return found;
+/// The first 16 rows of 16 values of a matrix, zeros beyond it.
+enum Square<'a, T> {
+    /// Read when they are asked for: how many there are, and their mask.
+    Rows(Source<T>, usize, __mmask16),
+    /// Read already.
+    Read(&'a [__m512; LANES]),
+}
+
+impl<'a, T: Value> Square<'a, T> {
+    /// The square at a place of which this many rows and columns are within the matrix, and room for
+    /// one that is read at once.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+    unsafe fn new(
+        from: Source<T>,
+        at: [usize; 2],
+        [rows, columns]: [usize; 2],
+        room: &'a mut [__m512; LANES],
+    ) -> Self {
+        if rows == 0 || columns == 0 {
+            return Self::Rows(from, 0, 0);
         }
-        if from.row == 1 {
-            let mask = first_lanes(rows);
-            for (at, column) in found.iter_mut().enumerate().take(columns) {
-                *column = T::load(mask, from.at.add(at * from.column));
+        // SAFETY: only values within the matrix are read.
+        unsafe {
+            let from = from.offset(at[0], at[1]);
+            if from.column == 1 {
+                return Self::Rows(from, rows, first_lanes(columns));
             }
-            return turn(found);
-        }
-        for (at, row) in found.iter_mut().enumerate().take(rows) {
-            let mut values = [0.0; LANES];
-            for (column, value) in values.iter_mut().enumerate().take(columns) {
-                *value = (*from.offset(at, column).at).single();
+            *room = [_mm512_setzero_ps(); LANES];
+            if from.row == 1 {
+                let mask = first_lanes(rows);
+                for (at, column) in room.iter_mut().enumerate().take(columns) {
+                    *column = T::load(mask, from.at.add(at * from.column));
+                }
+                turn(room);
+                return Self::Read(room);
             }
-            *row = f32::load(first_lanes(LANES), values.as_ptr());
+            for (at, row) in room.iter_mut().enumerate().take(rows) {
+                let mut values = [0.0; LANES];
+                for (column, value) in values.iter_mut().enumerate().take(columns) {
+                    *value = (*from.offset(at, column).at).single();
+                }
+                *row = f32::load(first_lanes(LANES), values.as_ptr());
+            }
+            Self::Read(room)
         }
-        found
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
+    unsafe fn row(&self, at: usize) -> __m512 {
+        match self {
+            // SAFETY: the masked values of a row that there is are within the matrix.
+            Self::Rows(from, rows, mask) if at < *rows => unsafe {
+                T::load(*mask, from.at.add(at * from.row))
+            },
+            Self::Rows(..) => _mm512_setzero_ps(),
+            Self::Read(rows) => rows[at],
+        }
     }
 }
 
