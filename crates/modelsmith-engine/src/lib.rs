@@ -22,6 +22,7 @@ pub mod model;
 pub mod numbers;
 pub mod plan;
 mod pool;
+pub mod precision;
 mod probe;
 pub mod quickstart;
 pub mod recipe;

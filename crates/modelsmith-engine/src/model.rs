@@ -3,6 +3,7 @@
 use crate::adapter_folder;
 use crate::device::device;
 use crate::fresh_folder::FreshFolder;
+use crate::precision::Precision;
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Reader, read_json};
@@ -82,6 +83,8 @@ pub struct ModelOptions {
     pub any_base: bool,
     /// Device by name.
     pub device: String,
+    /// Numbers of the host's matrices.
+    pub dtype: Precision,
 }
 
 /// A loaded host with adapters attached.
@@ -133,7 +136,7 @@ impl Model {
     pub(crate) fn load_on(options: &ModelOptions, device: &Device) -> Result<Self> {
         let folder = host_folder(options)?;
         let head = fresh_head(&folder, &options.adapters)?;
-        let host = modelsmith_hosts::load_with(&folder, head, device)?;
+        let mut host = modelsmith_hosts::load_with(&folder, head, device)?;
         let mut adapters = Vec::new();
         for reference in &options.adapters {
             let mut adapter = adapter_folder::read(&reference.folder(), &host, options.any_base)?;
@@ -142,6 +145,7 @@ impl Model {
             }
             adapters.push((reference.clone(), adapter));
         }
+        options.dtype.apply(&mut host)?;
         Ok(Self {
             host,
             folder,

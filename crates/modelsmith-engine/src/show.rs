@@ -140,8 +140,7 @@ fn fit(
             path: folder.to_path_buf(),
             weight: 1.0,
         }],
-        any_base: false,
-        device: String::new(),
+        ..crate::model::ModelOptions::default()
     };
     match crate::model::Model::load_on(&options, device) {
         Ok(_) if record.is_some_and(|record| !record.base_hash.is_empty()) => {

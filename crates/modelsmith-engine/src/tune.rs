@@ -10,7 +10,7 @@ use crate::run_folder::RunFolder;
 use crate::samples::Sampling;
 use crate::signals::Stop;
 use crate::site_change;
-use crate::train::{Event, Masking, Observer, Outcome, Precision, Stepper, Trainer, TrainerState};
+use crate::train::{Event, Masking, Observer, Outcome, Stepper, Trainer, TrainerState};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{DType, atomic_json, read_json};
 use modelsmith_core::host::Host;
@@ -211,9 +211,7 @@ fn load_host(
             modelsmith_hosts::load_with(folder, options, device)?
         }
     };
-    if recipe.train.dtype == Precision::Bf16 {
-        host.round_matrices()?;
-    }
+    recipe.train.dtype.apply(&mut host)?;
     Ok(host)
 }
 

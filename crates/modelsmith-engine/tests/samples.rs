@@ -29,7 +29,7 @@ fn asked_anew(world: &World, prompt: &str, adapter: Option<&Path>) -> String {
             .into_iter()
             .collect(),
         device: "flex".to_owned(),
-        any_base: false,
+        ..ModelOptions::default()
     })
     .unwrap();
     let options = TextOptions {

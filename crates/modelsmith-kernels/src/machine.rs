@@ -22,6 +22,21 @@ pub fn multiply_adds(rounds: usize) -> f64 {
     done.into_iter().sum()
 }
 
+/// The same on every thread's matrix unit, whose operands are `bf16`, 64 times as much a round; `None`
+/// where the processor has none.
+pub fn unit_multiply_adds(rounds: usize) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if crate::matrix_unit::available() {
+        // SAFETY: the processor was asked.
+        #[allow(unsafe_code)]
+        let work =
+            |_: rayon::BroadcastContext<'_>| unsafe { crate::matrix_unit::multiply_adds(rounds) };
+        return Some(rayon::broadcast(work).into_iter().sum());
+    }
+    let _ = rounds;
+    None
+}
+
 struct MultiplyAdds {
     rounds: usize,
 }
@@ -90,6 +105,10 @@ mod tests {
         let once = multiply_adds(1);
         assert!(once >= (2 * SUMS * threads()) as f64);
         assert_eq!(multiply_adds(10), 10.0 * once);
+        if let Some(once) = unit_multiply_adds(1) {
+            assert_eq!(once, (65536 * threads()) as f64);
+            assert_eq!(unit_multiply_adds(10), Some(10.0 * once));
+        }
         let x: Vec<f32> = (0..40_000).map(|at| at as f32).collect();
         let mut y = x.clone();
         assert_eq!(add_multiple(&mut y, &x, 2.0), 480_000.0);

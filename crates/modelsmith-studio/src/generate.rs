@@ -125,8 +125,8 @@ fn side(shared: &Shared, wanted: &Wanted, number: usize) -> Answer<ModelOptions>
     Ok(ModelOptions {
         host,
         adapters,
-        any_base: false,
         device,
+        ..ModelOptions::default()
     })
 }
 

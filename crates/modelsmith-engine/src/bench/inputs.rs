@@ -1,6 +1,6 @@
 //! The inputs of an operation, and how many bytes it cannot but move.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 /// Does an operation once; gives the number of values in its result.
 pub(super) type Work = Box<dyn FnMut() -> usize>;
@@ -32,6 +32,14 @@ impl Inputs {
         let first = self.shapes.len() as u64 * 0x0100_0000_0000;
         let values: Vec<f32> = (0..count as u64).map(|at| number(first + at)).collect();
         Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    /// A constant in `bf16`.
+    pub(super) fn half<const D: usize>(&mut self, shape: [usize; D]) -> Tensor<D> {
+        let values = self.constant(shape);
+        // Counted are bytes, by fours.
+        self.values -= shape.iter().product::<usize>() / 2;
+        values.cast(DType::BF16)
     }
 
     /// An input that takes a gradient where gradients are computed.

@@ -1,6 +1,6 @@
 //! What the machine can do: arithmetic a second, bytes a second.
 
-use modelsmith_kernels::machine::{add_multiple, multiply_adds};
+use modelsmith_kernels::machine::{add_multiple, multiply_adds, unit_multiply_adds};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -13,8 +13,10 @@ const LEAST: u64 = 1 << 20;
 
 /// The limits of this machine.
 pub(super) struct Machine {
-    /// Operations a second.
-    pub(super) peak: f64,
+    /// Operations a second in `f32` vectors.
+    pub(super) vectors: f64,
+    /// Operations a second on the matrix unit, in `bf16`.
+    pub(super) unit: Option<f64>,
     /// Bytes a second by the size of the data.
     bandwidths: BTreeMap<u64, f64>,
 }
@@ -24,9 +26,18 @@ impl Machine {
     pub(super) fn measure() -> Self {
         let rounds = 1 << 21;
         Self {
-            peak: best(&mut || multiply_adds(rounds)),
+            vectors: best(&mut || multiply_adds(rounds)),
+            unit: unit_multiply_adds(1)
+                .map(|_| best(&mut || unit_multiply_adds(rounds >> 6).unwrap_or(0.0))),
             bandwidths: BTreeMap::new(),
         }
+    }
+
+    /// Operations a second at best of products with a side in `bf16`, or in `f32`. The unit needs six
+    /// products of `bf16` for one of `f32`.
+    pub(super) fn peak(&self, half: bool) -> f64 {
+        let unit = self.unit.unwrap_or(0.0);
+        self.vectors.max(if half { unit } else { unit / 6.0 })
     }
 
     /// Bytes a second from beyond the caches.

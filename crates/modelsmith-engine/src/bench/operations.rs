@@ -15,19 +15,23 @@ pub(super) struct Operation {
     pub(super) backward: bool,
     /// Floating-point operations of its matrix products.
     pub(super) flops: f64,
+    /// Whether a side of these is `bf16`.
+    pub(super) half: bool,
     /// Makes the inputs, and what does the work once.
     pub(super) prepare: Box<dyn Fn(&mut Inputs) -> Work>,
 }
 
 /// All rows of the table.
 pub(super) fn operations(shape: &Shape) -> Vec<Operation> {
-    let mut list = List(Vec::new());
+    let mut list = List::default();
     products(&mut list, *shape);
     layers(&mut list, *shape);
     attention(&mut list, *shape);
     losses_and_updates(&mut list, *shape);
     generation(&mut list, *shape);
-    list.0
+    list.half = true;
+    in_half(&mut list, *shape);
+    list.rows
 }
 
 /// The three products of every dense layer, then the layers themselves, plain and with LoRA.
@@ -243,13 +247,52 @@ fn generation(list: &mut List, shape: Shape) {
     }
 }
 
+/// The products of a frozen host in `bf16`.
+fn in_half(list: &mut List, shape: Shape) {
+    let Shape {
+        batch,
+        time,
+        width,
+        inner,
+        vocabulary,
+        rank,
+        ..
+    } = shape;
+    let rows = batch * time;
+    for (inputs, outputs) in [(width, width), (width, inner), (inner, width)] {
+        let low = product(rows, inputs + outputs, rank);
+        let flops = product(rows, inputs, outputs);
+        let flops = [flops + low, flops + 2.0 * low];
+        list.both("lora linear, bf16", flops, move |new| {
+            let (x, w) = (
+                new.tracked([batch, time, inputs]),
+                new.half([outputs, inputs]),
+            );
+            let (a, b) = (new.tracked([rank, inputs]), new.tracked([outputs, rank]));
+            let change = kernels::LowRank { a, b, scale: 2.0 };
+            move || kernels::linear(x.clone(), w.clone(), None, Some(change.clone()))
+        });
+    }
+    let flops = product(rows, width, vocabulary);
+    let name = "linear cross-entropy, frozen head, bf16";
+    list.both(name, [flops, flops], move |new| {
+        let (x, w) = (new.tracked([rows, width]), new.half([vocabulary, width]));
+        let targets = new.classes(rows, vocabulary);
+        move || kernels::linear_cross_entropy(x.clone(), w.clone(), targets.clone())
+    });
+}
+
 /// Floating-point operations of a matrix product.
 fn product(rows: usize, inputs: usize, outputs: usize) -> f64 {
     2.0 * rows as f64 * inputs as f64 * outputs as f64
 }
 
 /// The table in the making.
-struct List(Vec<Operation>);
+#[derive(Default)]
+struct List {
+    rows: Vec<Operation>,
+    half: bool,
+}
 
 impl List {
     /// A row: an operation without gradients.
@@ -259,10 +302,11 @@ impl List {
         flops: f64,
         build: impl Fn(&mut Inputs) -> F + 'static,
     ) {
-        self.0.push(Operation {
+        self.rows.push(Operation {
             name,
             backward: false,
             flops,
+            half: self.half,
             prepare: Box::new(move |new| {
                 let work = build(new);
                 Box::new(move || work().shape().num_elements())
@@ -278,10 +322,11 @@ impl List {
         build: impl Fn(&mut Inputs) -> F + Copy + 'static,
     ) {
         self.forward(name, flops[0], build);
-        self.0.push(Operation {
+        self.rows.push(Operation {
             name,
             backward: true,
             flops: flops[0] + flops[1],
+            half: self.half,
             prepare: Box::new(move |new| {
                 let work = build(new);
                 Box::new(move || {
@@ -296,10 +341,11 @@ impl List {
 
     /// A row of an operation that gives no tensor.
     fn push(&mut self, name: &'static str, prepare: impl Fn(&mut Inputs) -> Work + 'static) {
-        self.0.push(Operation {
+        self.rows.push(Operation {
             name,
             backward: false,
             flops: 0.0,
+            half: self.half,
             prepare: Box::new(prepare),
         });
     }

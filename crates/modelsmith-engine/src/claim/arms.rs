@@ -156,8 +156,8 @@ impl Bench<'_> {
         let options = ModelOptions {
             host: Some(recipe.host.path.clone()),
             adapters,
-            any_base: false,
             device: self.device.clone(),
+            ..ModelOptions::default()
         };
         let model = Model::load(&options)?;
         let tokenizer = model.tokenizer()?;

@@ -1,6 +1,7 @@
 //! What a user can set about training.
 
 use super::schedule::Schedule;
+use crate::precision::Precision;
 use crate::recipe::Named;
 use modelsmith_core::error::{Error, Result};
 use schemars::JsonSchema;
@@ -77,18 +78,6 @@ impl Default for TrainConfig {
             mask_probability: 0.15,
         }
     }
-}
-
-/// Numbers of the host's matrices in training.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// 32 bits.
-    #[default]
-    F32,
-    /// 16 bits, of which 8 are the exponent: half the memory, and faster where the processor multiplies
-    /// them. Trained parameters, sums and everything but products with the host's matrices stay `f32`.
-    Bf16,
 }
 
 /// Parameters that train under settings of their own.

@@ -11,7 +11,7 @@ mod step;
 mod trainer;
 
 pub use checkpoint::{Best, Checkpoint, TrainerState};
-pub use config::{ParameterGroup, Precision, TrainConfig};
+pub use config::{ParameterGroup, TrainConfig};
 pub use evaluate::{Evaluation, evaluate};
 pub use events::{Event, Observer, Silent};
 pub(crate) use loss::input_of;

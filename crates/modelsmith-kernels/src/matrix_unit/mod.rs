@@ -17,7 +17,7 @@ mod pack;
 mod tests;
 mod unit;
 
-pub(crate) use unit::available;
+pub(crate) use unit::{available, multiply_adds};
 
 use crate::memory::{Finish, LANES, Scratch, Source, Target, Value, first_lanes};
 use pack::SIDE;
@@ -32,8 +32,12 @@ use unit::Tiles;
 /// Longest sum before it goes to memory, a multiple of a chunk.
 const DEPTH: usize = 512;
 
-/// Bytes of a right-hand side that stay in the second cache.
-const BLOCK: usize = 11 << 17;
+/// Bytes of a right-hand side that stay in the second cache, which other work shares.
+const BLOCK: usize = 3 << 18;
+
+/// Bytes of an operand that stay in the first cache while the other streams by: a sum is cut there, and
+/// goes on from the output.
+const NEAR: usize = 3 << 13;
 
 /// Rows that a thread lays out at a time.
 const STRIP: usize = 2 * SIDE;
@@ -89,7 +93,9 @@ pub(crate) unsafe fn product<const P: usize, A: Value, B: Value>(
 ) {
     let depth = inner.div_ceil(inner.div_ceil(DEPTH).max(1));
     let depth = depth.next_multiple_of(SIDE).max(SIDE);
-    let width = (BLOCK / pack::strip::<P>(depth)).max(1) * SIDE;
+    let (panels, most) = (columns.div_ceil(SIDE), BLOCK / pack::strip::<P>(depth));
+    let blocks = panels.div_ceil(most.max(1)).max(1);
+    let width = panels.div_ceil(blocks).max(1) * SIDE;
     // Work that waits for other threads may run another product meanwhile, so the memory is taken.
     let mut scratch = RIGHT.take();
     for start in (0..inner.max(1)).step_by(depth) {
@@ -250,17 +256,61 @@ unsafe fn with_both<const P: usize, A: Value>(
                         pack::left::<P, f32>(rows, inner, c, to.cast());
                     }
                 }
+                let part = Part {
+                    left: left.as_ptr(),
+                    right,
+                    step,
+                    chunks,
+                };
+                part.multiply::<P>(&tiles, [height, columns], out.offset(start, 0), finish);
+            }
+        });
+    }
+}
+
+/// Operands that were laid out: strips of 32 rows, and panels of 32 columns.
+#[derive(Clone, Copy)]
+struct Part {
+    left: *const f32,
+    right: *const f32,
+    /// Values of a strip and of a panel.
+    step: usize,
+    /// The length of the sums.
+    chunks: usize,
+}
+
+impl Part {
+    /// All squares of the output: a strip's first part stays near while all panels meet it, and so on.
+    unsafe fn multiply<const P: usize>(
+        self,
+        tiles: &Tiles,
+        [rows, columns]: [usize; 2],
+        out: Target,
+        finish: Finish,
+    ) {
+        let (chunk, near) = (
+            pack::chunk::<P>() / size_of::<f32>(),
+            NEAR / pack::chunk::<P>(),
+        );
+        for first in (0..self.chunks.max(1)).step_by(near) {
+            let chunks = (self.chunks - first).min(near);
+            let finish = Finish {
+                add: finish.add || first > 0,
+                ..finish
+            };
+            for row in (0..rows).step_by(SIDE) {
                 for column in (0..columns).step_by(SIDE) {
-                    for row in (0..height).step_by(SIDE) {
-                        let left = left.as_ptr().add(row / SIDE * step);
-                        let right = right.add(column / SIDE * step);
-                        let size = [(height - row).min(SIDE), (columns - column).min(SIDE)];
-                        let out = out.offset(start + row, column);
-                        square::<P>(&tiles, size, chunks, [left, right], out, finish);
+                    let size = [(rows - row).min(SIDE), (columns - column).min(SIDE)];
+                    // SAFETY: the caller's promises; chunks, strip and panel are within the operands.
+                    unsafe {
+                        let left = self.left.add(row / SIDE * self.step + first * chunk);
+                        let right = self.right.add(column / SIDE * self.step + first * chunk);
+                        let out = out.offset(row, column);
+                        square::<P>(tiles, size, chunks, [left, right], out, finish);
                     }
                 }
             }
-        });
+        }
     }
 }
 

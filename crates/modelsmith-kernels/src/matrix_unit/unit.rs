@@ -135,6 +135,30 @@ impl Drop for Tiles {
     }
 }
 
+/// Multiplies and adds `rounds` times in tiles that stay in their registers; gives the number of
+/// floating-point operations, two for each multiply-add.
+///
+/// # Safety
+/// The unit is [`available`].
+pub(crate) unsafe fn multiply_adds(rounds: usize) -> f64 {
+    // SAFETY: the caller's promise; configured tiles are zero.
+    unsafe {
+        let _tiles = Tiles::new();
+        asm!(
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {n}",
+            "jnz 2b",
+            n = inout(reg) rounds.max(1) => _,
+            options(nostack, nomem),
+        );
+    }
+    (rounds.max(1) * 4 * 2 * 16 * 16 * 32) as f64
+}
+
 /// Adds the products of operands in one part: tiles 4 and 5 are the left's, 6 and 7 the right's.
 unsafe fn single(chunks: usize, left: *const u8, right: *const u8) {
     // SAFETY: the caller's operands have this many chunks of two tiles.

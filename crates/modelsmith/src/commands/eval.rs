@@ -1,6 +1,6 @@
 //! `modelsmith eval`: how good a model is on data.
 
-use super::model_flags::ModelFlags;
+use super::model_flags::{DtypeFlag, ModelFlags};
 use crate::cli::Common;
 use crate::failure::Outcome;
 use crate::render::{self, Output};
@@ -22,6 +22,8 @@ Examples:
 pub(crate) struct Eval {
     #[command(flatten)]
     model: ModelFlags,
+    #[command(flatten)]
+    dtype: DtypeFlag,
     /// File or folder with the rows
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
@@ -64,7 +66,7 @@ impl Eval {
         let mut recipe = Recipe::from_value(serde_json::json!({}), &overrides)?;
         recipe.data.path = self.data;
         let report = eval::run(&EvalOptions {
-            model: self.model.options(common)?,
+            model: self.dtype.of(self.model.options(common)?),
             data: recipe.data,
             seed: recipe.seed,
             mask_probability: recipe.train.mask_probability,

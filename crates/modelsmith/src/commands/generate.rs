@@ -1,6 +1,6 @@
 //! `modelsmith generate`: text from a model.
 
-use super::model_flags::ModelFlags;
+use super::model_flags::{DtypeFlag, ModelFlags};
 use crate::cli::Common;
 use crate::failure::{Failure, Outcome};
 use crate::render::Output;
@@ -21,6 +21,8 @@ Examples:
 pub(crate) struct Generate {
     #[command(flatten)]
     model: ModelFlags,
+    #[command(flatten)]
+    dtype: DtypeFlag,
     /// Text to continue; may be repeated. Without any, the standard input is the prompt
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
@@ -67,7 +69,7 @@ impl Generate {
     pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
         let prompts = self.prompts()?;
         let options = self.text_options();
-        let model = Model::load(&self.model.options(common)?)?;
+        let model = Model::load(&self.dtype.of(self.model.options(common)?))?;
         let several = prompts.len() > 1;
         // A single prompt streams; several finish in any order and are printed when all are done.
         let stream = !output.json && !several;

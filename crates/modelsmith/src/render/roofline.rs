@@ -17,8 +17,12 @@ pub(crate) fn roofline(found: &Roofline) -> String {
     for row in &found.rows {
         table.row(cells(row));
     }
+    let unit = match found.unit_gflops {
+        Some(rate) => format!(", {rate:.0} in bf16 on the matrix unit"),
+        None => String::new(),
+    };
     format!(
-        "{} threads: {:.0} GFLOP/s in f32 at best, {:.1} GB/s from memory beyond the caches\n\n{}",
+        "{} threads: {:.0} GFLOP/s in f32 vectors at best{unit}, {:.1} GB/s from memory beyond the caches\n\n{}",
         found.threads,
         found.peak_gflops,
         found.memory_gbs,
@@ -67,12 +71,14 @@ mod tests {
             shape: "15m",
             threads: 2,
             peak_gflops: 300.2,
+            unit_gflops: Some(4900.1),
             memory_gbs: 21.04,
             rows: vec![row(None), row(Some(150.4))],
         };
         assert_eq!(
             roofline(&found),
-            "2 threads: 300 GFLOP/s in f32 at best, 21.0 GB/s from memory beyond the caches\n\n\
+            "2 threads: 300 GFLOP/s in f32 vectors at best, 4900 in bf16 on the matrix unit, 21.0 GB/s from \
+             memory beyond the caches\n\n\
              operation  pass      time  GFLOP/s  GB/s  of possible  inputs\n\
              softmax    both  1.234 ms           20.0         50 %  8 x 6 x 128 x 128, 1 x 1 x 128 x 128\n\
              softmax    both  1.234 ms      150  20.0         50 %  8 x 6 x 128 x 128, 1 x 1 x 128 x 128"
