@@ -80,6 +80,15 @@ pub trait Adapter: Hooks + Parameters {
     /// State that the file format cannot express.
     fn files(&self, host: &dyn Host) -> Result<AdapterFiles>;
 
+    /// The adapter in the form that most programs read, where its own files are not in it: what is made
+    /// anew from other numbers in each pass is computed once.
+    ///
+    /// # Errors
+    /// As [`Adapter::files`].
+    fn portable(&self, host: &dyn Host) -> Result<AdapterFiles> {
+        self.files(host)
+    }
+
     /// The host weight `name` with this adapter folded in, or `None` where it changes nothing.
     ///
     /// # Errors

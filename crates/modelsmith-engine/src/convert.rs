@@ -1,4 +1,4 @@
-//! Adapters to one PEFT folder: as plain LoRA, scaled, or several combined.
+//! Adapters to one PEFT folder: as plain LoRA or a plain prompt, scaled, or several combined.
 
 use crate::adapter_folder::{self, Provenance};
 use crate::model::{Model, ModelOptions};
@@ -83,7 +83,7 @@ pub fn run(options: &ConvertOptions) -> Result<Report> {
         _ => false,
     };
     let files = if single {
-        model.adapters[0].1.files(&model.host)?
+        model.adapters[0].1.portable(&model.host)?
     } else {
         together(&model, how)?
     };

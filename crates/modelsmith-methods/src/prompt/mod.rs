@@ -5,10 +5,14 @@
 //! in the table and, where it has a file form of its own, its row in [`PEFT`].
 
 mod common;
+mod low_rank_prompt;
 mod prompt_tuning;
+mod residual_prompt;
 
 pub use common::start::Start;
+pub use low_rank_prompt::{Activation, Factors, Form, LowRankPromptConfig};
 pub use prompt_tuning::PromptTuningConfig;
+pub use residual_prompt::{Nonlinearity, ResidualPromptConfig};
 
 use crate::saved::FromPeft;
 use modelsmith_core::error::Result;
@@ -17,15 +21,20 @@ use modelsmith_core::roles::Adapt;
 use serde_json::Value;
 
 /// The family's methods and presets.
-pub const TABLE: &[Entry<dyn Adapt>] = &[row::<PromptTuningConfig>(
-    PromptTuningConfig::CARD,
-    prompt_tuning::defaults,
-)];
+pub const TABLE: &[Entry<dyn Adapt>] = &[
+    row::<PromptTuningConfig>(PromptTuningConfig::CARD, prompt_tuning::defaults),
+    row::<ResidualPromptConfig>(ResidualPromptConfig::CARD, residual_prompt::defaults),
+    row::<LowRankPromptConfig>(LowRankPromptConfig::CARD, low_rank_prompt::defaults),
+    row::<LowRankPromptConfig>(low_rank_prompt::LOPT1, low_rank_prompt::lopt1),
+    row::<LowRankPromptConfig>(low_rank_prompt::LOPT2, low_rank_prompt::lopt2),
+];
 
 /// The method that reads each `peft_type`. Types that PEFT does not know are ids in upper case.
 pub const PEFT: &[(&str, FromPeft)] = &[
     ("PROMPT_TUNING", prompt_tuning::from_peft),
     (prompt_tuning::OWN_TYPE, prompt_tuning::from_peft),
+    (residual_prompt::TYPE, residual_prompt::from_peft),
+    (low_rank_prompt::TYPE, low_rank_prompt::from_peft),
 ];
 
 const fn row<C: Method + Adapt + 'static>(card: Card, defaults: fn() -> Value) -> Entry<dyn Adapt> {

@@ -15,7 +15,7 @@
 //!   read and no row is padded. Where the first one is, we write files of a type of our own.
 
 use super::common::peft::{PROMPT, SHAPE, describe_prompt, heads};
-use super::common::start::{Start, first_vectors, token_embedding};
+use super::common::start::{Start, Words, check_count, first_vectors, token_embedding};
 use crate::adapter::common::copies::Copies;
 use crate::adapter::common::peft::{Taker, acted_on, sorted};
 use burn::module::{Module, Param};
@@ -158,39 +158,33 @@ fn read(config: &Map<String, Value>) -> Result<PromptTuningConfig> {
         modules_to_save,
         ..PromptTuningConfig::default()
     };
-    options.check_count("num_virtual_tokens")?;
+    check_count("num_virtual_tokens", options.virtual_tokens)?;
     Ok(options)
 }
 
 impl PromptTuningConfig {
-    fn check_count(&self, key: &str) -> Result<()> {
-        let count = self.virtual_tokens;
-        match (1..=65536).contains(&count) {
-            true => Ok(()),
-            false => Err(Error::config(
-                key,
-                format!("{count} given; must be 1 to 65536"),
-            )),
+    fn words(&self) -> Words<'_> {
+        Words {
+            init: self.init,
+            text: &self.init_text,
+            labels: &self.init_labels,
         }
     }
 
-    /// Words that the init does not read are as wrong as words that it lacks.
-    fn check_words(&self) -> Result<()> {
-        let words = [
-            ("init_text", Start::Text, self.init_text.is_empty()),
-            ("init_labels", Start::Labels, self.init_labels.is_empty()),
-        ];
-        for (key, start, empty) in words {
-            if empty == (self.init == start) {
-                let name = json!(start);
-                let problem = match empty {
-                    true => format!("is empty, and init = {name} starts from it"),
-                    false => format!("is read with init = {name} only"),
-                };
-                return Err(Error::config(format!("method.{key}"), problem));
-            }
-        }
-        Ok(())
+    /// The finished prompt `[virtual_tokens, width]` with its head, whatever it was trained as.
+    pub(super) fn of_vectors(
+        host: &dyn Host,
+        vectors: &Flat,
+        heads: Copies,
+        modules_to_save: &[String],
+    ) -> Result<Box<dyn Adapter>> {
+        let config = Self {
+            virtual_tokens: vectors.shape[0],
+            init: Start::Random,
+            modules_to_save: modules_to_save.to_vec(),
+            ..Self::default()
+        };
+        config.adapter(host, vectors, heads)
     }
 
     fn peft_config(&self, host: &dyn Host, width: usize, named: &str) -> Map<String, Value> {
@@ -237,15 +231,7 @@ impl PromptTuningConfig {
 
 impl Adapt for PromptTuningConfig {
     fn read_words(&mut self, encode: &Encode<'_>) -> Result<()> {
-        self.tokens = match self.init {
-            // As PEFT does: with what the tokenizer puts around a text.
-            Start::Text => vec![encode(&self.init_text, true)?],
-            Start::Labels => {
-                let labels = self.init_labels.iter().map(|label| encode(label, false));
-                labels.collect::<Result<_>>()?
-            }
-            Start::Random | Start::Vocabulary => Vec::new(),
-        };
+        self.tokens = self.words().tokens(encode)?;
         Ok(())
     }
 
@@ -254,8 +240,8 @@ impl Adapt for PromptTuningConfig {
     }
 
     fn attach(&self, host: &dyn Host, seed: u64) -> Result<Box<dyn Adapter>> {
-        self.check_count("method.virtual_tokens")?;
-        self.check_words()?;
+        check_count("method.virtual_tokens", self.virtual_tokens)?;
+        self.words().check()?;
         let heads = Copies::of_host(host, heads(host, &self.modules_to_save)?)?;
         let count = self.virtual_tokens;
         let vectors = first_vectors(host, self.init, count, &self.tokens, seed)?;

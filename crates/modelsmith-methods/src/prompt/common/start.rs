@@ -5,9 +5,11 @@ use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::random::Stream;
+use modelsmith_core::roles::Encode;
 use modelsmith_core::sites::{Site, SiteKind};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Random vectors are uniform within this distance from 0.
 const RANGE: f32 = 0.5;
@@ -28,6 +30,67 @@ pub enum Start {
     Text,
     /// The mean embedding of the tokens of each label; further vectors as for `vocabulary`.
     Labels,
+}
+
+/// The options that say how vectors start.
+pub(crate) struct Words<'a> {
+    pub(crate) init: Start,
+    pub(crate) text: &'a str,
+    pub(crate) labels: &'a [String],
+}
+
+impl Words<'_> {
+    /// Words that the init does not read are as wrong as words that it lacks.
+    ///
+    /// # Errors
+    /// The key, and what reads it.
+    pub(crate) fn check(&self) -> Result<()> {
+        let words = [
+            ("init_text", Start::Text, self.text.is_empty()),
+            ("init_labels", Start::Labels, self.labels.is_empty()),
+        ];
+        for (key, start, empty) in words {
+            if empty == (self.init == start) {
+                let name = json!(start);
+                let problem = match empty {
+                    true => format!("is empty, and init = {name} starts from it"),
+                    false => format!("is read with init = {name} only"),
+                };
+                return Err(Error::config(format!("method.{key}"), problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// The tokens of the text, as PEFT takes them with what the tokenizer puts around one, or of each
+    /// label without that.
+    ///
+    /// # Errors
+    /// Words that the tokenizer cannot express.
+    pub(crate) fn tokens(&self, encode: &Encode<'_>) -> Result<Vec<Vec<u32>>> {
+        match self.init {
+            Start::Text => Ok(vec![encode(self.text, true)?]),
+            Start::Labels => {
+                let labels = self.labels.iter().map(|label| encode(label, false));
+                labels.collect()
+            }
+            Start::Random | Start::Vocabulary => Ok(Vec::new()),
+        }
+    }
+}
+
+/// Refuses a number of vectors that no prompt has; `key` names it.
+///
+/// # Errors
+/// The key, the number and the range.
+pub(crate) fn check_count(key: &str, count: usize) -> Result<()> {
+    match (1..=65536).contains(&count) {
+        true => Ok(()),
+        false => Err(Error::config(
+            key,
+            format!("{count} given; must be 1 to 65536"),
+        )),
+    }
 }
 
 /// The site of the token embedding, of which prompts have the width.
