@@ -56,6 +56,7 @@ TRAINED_HERE = {
     "all-linear": {"method.rank": 4, "method.target_modules": '"all-linear"'},
     "embedding": {"method.rank": 4, "method.target_modules": '["embed_tokens", "q_proj"]'},
     "prompt-tuning": {"method.name": "prompt_tuning", "method.virtual_tokens": 4},
+    "prefix-tuning": {"method.name": "p_tuning_v2", "method.virtual_tokens": 4},
 }
 
 # ---- The comparison -----------------------------------------------------------------------------
@@ -74,6 +75,7 @@ MADE_BY_PEFT = {
     "all-linear": lora(target_modules="all-linear"),
     "embedding": lora(target_modules=["embed_tokens", "q_proj"]),
     "prompt-tuning": peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+    "prefix-tuning": peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
 }
 LINES = [f"{who} {what} {where}." for who in ("The girl", "Tom", "A small dog", "The old man")
          for what in ("was born", "went to play", "saw a red ball", "works") for where in ("in the park", "by the sea", "in the town")]

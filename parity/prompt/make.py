@@ -5,7 +5,7 @@
 A case holds `adapter_config.json` (its base_model_name_or_path leads to the host, from the case's
 folder), `adapter_model.safetensors` and `expected.safetensors`:
   input_ids, attention_mask, [token_type_ids]   the host's own rows
-  logits                      of the text's tokens, those of the virtual tokens cut off; compare where
+  logits                      of the text's tokens, those of virtual tokens cut off (a prefix has none); compare where
                               attention_mask is 1 (one row a text for sequence classifiers)
   generated                   language models: greedy tokens after the first row, prompt in front
 `train` is the start of three AdamW steps; its expected.safetensors holds
@@ -53,17 +53,30 @@ CASES = {
     "roberta_mlm": ("roberta_mlm", "FEATURE_EXTRACTION", 4),
     "bert_tokencls": ("bert_tokencls", "TOKEN_CLS", 4),
     "llama_seqcls": ("llama_seqcls", "SEQ_CLS", 5),
+    # Prefixes; PEFT's need a cache, which models that look both ways have no more.
+    "prefix_llama": ("llama_gqa_untied", "CAUSAL_LM", 5),
+    "prefix_gpt2": ("gpt2", "CAUSAL_LM", 4),
+    "prefix_qwen3": ("qwen3", "CAUSAL_LM", 3),
+    "prefix_opt": ("opt", "CAUSAL_LM", 3),
+    "prefix_seqcls": ("llama_seqcls", "SEQ_CLS", 5),
 }
 
 
-def wrapped(name, task, count):
+def is_prefix(case):
+    return case.startswith("prefix_")
+
+
+def wrapped(name, task, count, prefix=False):
     """PEFT's model around the host `name`, its prompt drawn, and the host's own rows."""
     path = HOSTS / name
     base = CLASSES[task].from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     rows = load_file(path / "expected.safetensors")
     inputs = {k: rows[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in rows}
     width = base.get_input_embeddings().weight.shape[1]  # PEFT assumes the width of the blocks
-    config = peft.PromptTuningConfig(task_type=task, num_virtual_tokens=count, token_dim=width)
+    if prefix:
+        config = peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=count)
+    else:
+        config = peft.PromptTuningConfig(task_type=task, num_virtual_tokens=count, token_dim=width)
     model = peft.get_peft_model(base, config).eval()
     model.peft_config["default"].base_model_name_or_path = f"../../hosts/{name}"
     generator = torch.Generator().manual_seed(count)
@@ -96,13 +109,13 @@ def greedy(model, inputs):
 def make(case):
     name, task, count = CASES[case]
     folder = fresh(HERE / case)
-    model, inputs = wrapped(name, task, count)
+    model, inputs = wrapped(name, task, count, is_prefix(case))
     if task == "FEATURE_EXTRACTION":  # PEFT leaves them out there
         inputs.pop("token_type_ids", None)
     if task == "SEQ_CLS":  # PEFT reads the last column, so that padding would be read too
         inputs = {k: v[:, : int(inputs["attention_mask"].sum(1).min())] for k, v in inputs.items()}
     logits = model(**inputs).logits
-    if task != "SEQ_CLS":
+    if task != "SEQ_CLS" and not is_prefix(case):
         assert logits.shape[1] == inputs["input_ids"].shape[1] + count, logits.shape
         logits = logits[:, count:]
     expected = {**inputs, "logits": logits}

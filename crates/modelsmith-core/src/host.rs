@@ -1,6 +1,7 @@
 //! What every host offers to methods and drivers, whatever its architecture.
 
 use crate::error::Result;
+use crate::hooks::AttentionShape;
 use crate::parameters::Flat;
 use crate::sites::Site;
 use burn::tensor::Device;
@@ -46,6 +47,12 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// An unknown name (with near matches), or another shape.
     fn set_weight(&mut self, name: &str, value: &Flat) -> Result<()>;
+
+    /// Heads and widths of an attention site; `None` for other sites.
+    fn attention_shape(&self, site: &Site) -> Option<AttentionShape> {
+        let _ = site;
+        None
+    }
 
     /// Where the weights live.
     fn device(&self) -> Device;

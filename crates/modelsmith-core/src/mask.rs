@@ -35,6 +35,21 @@ impl Mask {
         }
     }
 
+    /// The mask of `time` queries and `keys` keys with `count` keys more in front, which every query sees.
+    pub fn behind(self, count: usize, time: usize, keys: usize, device: &Device) -> Self {
+        let (band, bias) = match self.band.window {
+            None => (self.band, self.bias),
+            // Places alone no longer say what is seen.
+            Some(_) => (Band::default(), self.dense(time, keys, device)),
+        };
+        let bias = bias.map(|bias| {
+            let [batch, heads, queries, _] = bias.dims();
+            let seen = Tensor::zeros([batch, heads, queries, count], device);
+            Tensor::cat(vec![seen, bias.expand([batch, heads, queries, keys])], 3)
+        });
+        Self { band, bias }
+    }
+
     /// The mask as one tensor to add to the scores, negative infinity outside the band; `None`
     /// where it hides nothing.
     pub fn dense(&self, time: usize, keys: usize, device: &Device) -> Option<Tensor<4>> {
@@ -79,6 +94,28 @@ mod tests {
         assert_eq!(band(false, Some(2)).keys(1, 2, 5), 3..5);
         assert_eq!(band(false, None).keys(0, 2, 5), 0..5);
         assert_eq!(band(true, Some(9)).keys(0, 2, 5), 0..4);
+    }
+
+    #[test]
+    fn keys_in_front_are_seen_whatever_is_hidden_behind_them() {
+        let device = Device::flex();
+        let out = f32::NEG_INFINITY;
+        let causal = Mask::causal().behind(1, 2, 2, &device);
+        assert_eq!(causal.band, Mask::causal().band);
+        let dense = causal.dense(2, 3, &device).unwrap();
+        assert_eq!(to_vec(dense), [0.0, 0.0, out, 0.0, 0.0, 0.0]);
+        let window = Mask {
+            band: Band {
+                causal: true,
+                window: Some(1),
+            },
+            bias: Some(Tensor::from_floats([[[[-1.0]]]], &device)),
+        };
+        let dense = window
+            .behind(2, 2, 2, &device)
+            .dense(2, 4, &device)
+            .unwrap();
+        assert_eq!(to_vec(dense), [0.0, 0.0, -1.0, out, 0.0, 0.0, out, -1.0]);
     }
 
     #[test]

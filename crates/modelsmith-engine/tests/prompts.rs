@@ -29,7 +29,17 @@ fn integers(reader: &Reader, name: &str) -> Vec<u32> {
 
 #[test]
 fn greedy_texts_behind_a_prompt_are_those_of_peft() {
-    for case in ["llama", "llama_yarn", "gpt2", "opt_projected", "sliding"] {
+    for case in [
+        "llama",
+        "llama_yarn",
+        "gpt2",
+        "opt_projected",
+        "sliding",
+        "prefix_llama",
+        "prefix_gpt2",
+        "prefix_qwen3",
+        "prefix_opt",
+    ] {
         let folder = parity("prompt").join(case);
         let config: Value = read_json(folder.join("adapter_config.json")).unwrap();
         let base = folder.join(config["base_model_name_or_path"].as_str().unwrap());

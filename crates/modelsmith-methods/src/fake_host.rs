@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! prompt of the hooks and embed -> + layers.0.q_proj (bias) -> + layers.0.v_proj (stored transposed)
-//!       -> + layers.0.conv -> the tokens alone -> norm -> lm_head (tied to embed on request)
+//!       -> + layers.0.attn (two heads on one of keys) -> + layers.0.conv -> the tokens alone -> norm -> lm_head (tied to embed on request)
 //! ```
 
 use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::hooks::{Around, DrawKey, Hooks, Pass};
+use modelsmith_core::hooks::{Around, AttentionShape, DrawKey, Hooks, Pass, Qkv};
 use modelsmith_core::host::{Host, HostInfo};
 use modelsmith_core::layers::{Conv2d, Embedding, Linear, Norm, NormKind};
+use modelsmith_core::mask::Mask;
 use modelsmith_core::parameters::{Flat, frozen, to_vec};
 use modelsmith_core::random::Stream;
 use modelsmith_core::roles::Adapter;
@@ -113,7 +114,12 @@ impl FakeHost {
         let x = x + y;
         let y = around.linear(site(2), &self.value, x.clone(), &|x| dense(&self.value, x));
         let x = x + y;
+        let y = around.attention(site(6), &ATTENTION, heads_of(&x), &|qkv| {
+            let Qkv { q, k, v, mask } = qkv;
+            modelsmith_kernels::attention(q, k, v, ATTENTION.scale, &mask)
+        });
         let [batch, time, _] = x.dims();
+        let x = x + y.swap_dims(1, 2).reshape([batch, time, WIDTH]);
         let image = x.clone().reshape([batch, time, 4, 2]).swap_dims(1, 2);
         let y = around.conv(site(3), &self.conv, image, &|x| self.conv.forward(x));
         let x = x + y.swap_dims(1, 2).reshape([batch, time, WIDTH]);
@@ -234,8 +240,34 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn attention_shape(&self, site: &Site) -> Option<AttentionShape> {
+        (site.kind == SiteKind::Attention).then_some(ATTENTION)
+    }
+
     fn device(&self) -> Device {
         Device::flex()
+    }
+}
+
+/// Two heads of queries that share their keys and values.
+const ATTENTION: AttentionShape = AttentionShape {
+    heads: 2,
+    kv_heads: 1,
+    head_dim: WIDTH / 2,
+    scale: 0.5,
+};
+
+/// Both halves of the stream as queries, the first as keys and values.
+fn heads_of(x: &Tensor<3>) -> Qkv {
+    let [batch, time, _] = x.dims();
+    let (heads, dim) = (ATTENTION.heads, ATTENTION.head_dim);
+    let q = x.clone().reshape([batch, time, heads, dim]).swap_dims(1, 2);
+    let k = q.clone().narrow(1, 0, 1);
+    Qkv {
+        q,
+        v: k.clone(),
+        k,
+        mask: Mask::causal(),
     }
 }
 
@@ -293,6 +325,7 @@ fn sites(tied: bool) -> Vec<Site> {
         ("layers.0.conv", SiteKind::Conv, 4, 4, true),
         ("norm", SiteKind::Norm, 0, WIDTH, false),
         ("lm_head", SiteKind::Linear, WIDTH, VOCABULARY, false),
+        ("layers.0.attn", SiteKind::Attention, WIDTH, WIDTH, false),
     ];
     let site = |(id, (path, kind, inputs, outputs, bias)): (usize, (&str, _, _, _, _))| Site {
         id: SiteId(id),

@@ -6,7 +6,7 @@ mod fixtures;
 use burn::tensor::{Device, Tensor};
 use fixtures::{files, host, input, parity};
 use modelsmith_core::files::Reader;
-use modelsmith_core::hooks::{Hooks, Pass};
+use modelsmith_core::hooks::{AttentionCall, Hooks, Pass, Qkv};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{Flat, to_vec};
 use modelsmith_core::roles::Adapt;
@@ -14,7 +14,7 @@ use modelsmith_hosts::{TokenInput, Transformer, load};
 use modelsmith_methods::{attachable, from_peft};
 use serde_json::{Map, Value, json};
 
-const CASES: [&str; 9] = [
+const CASES: [&str; 14] = [
     "llama",
     "llama_yarn",
     "gpt2",
@@ -24,6 +24,11 @@ const CASES: [&str; 9] = [
     "roberta_mlm",
     "bert_tokencls",
     "llama_seqcls",
+    "prefix_llama",
+    "prefix_gpt2",
+    "prefix_qwen3",
+    "prefix_opt",
+    "prefix_seqcls",
 ];
 
 /// Of the largest logit: the rounding of f32 sums in another order.
@@ -55,7 +60,7 @@ fn logits_are_those_of_peft() {
         let reader =
             Reader::open(parity("prompt").join(case).join("expected.safetensors")).unwrap();
         let (input, mut mask) = input(&reader);
-        if case == "llama_seqcls" {
+        if case.ends_with("seqcls") {
             // One row of logits a text.
             mask.truncate(input.dims()[0]);
         }
@@ -129,14 +134,27 @@ fn a_classifier_that_reads_the_first_token_has_files_of_its_own() {
 }
 
 fn method(options: Value) -> Box<dyn Adapt> {
-    let entry = attachable()
-        .find(|entry| entry.card.id == "prompt_tuning")
-        .unwrap();
+    named("prompt_tuning", options)
+}
+
+fn named(id: &str, options: Value) -> Box<dyn Adapt> {
+    let entry = attachable().find(|entry| entry.card.id == id).unwrap();
     entry.configure(options.as_object().unwrap()).unwrap()
 }
 
 #[test]
 fn a_prompt_attaches_to_every_host_and_changes_what_it_says() {
+    attaches_everywhere(method(json!({"virtual_tokens": 3})).as_ref());
+}
+
+#[test]
+fn a_prefix_attaches_to_every_host_and_changes_what_it_says() {
+    for id in ["prefix_tuning", "p_tuning_v2"] {
+        attaches_everywhere(named(id, json!({"virtual_tokens": 3, "init_std": 0.5})).as_ref());
+    }
+}
+
+fn attaches_everywhere(method: &dyn Adapt) {
     let mut count = 0;
     for entry in std::fs::read_dir(parity("hosts")).unwrap() {
         let path = entry.unwrap().path();
@@ -146,9 +164,7 @@ fn a_prompt_attaches_to_every_host_and_changes_what_it_says() {
         let host = load(&path, &Device::flex()).unwrap();
         let ids = Tensor::from_ints([[5, 9, 2, 7], [3, 3, 8, 1]], &Device::flex());
         let input = TokenInput::new(ids);
-        let adapter = method(json!({"virtual_tokens": 3}))
-            .attach(&host, 1)
-            .unwrap();
+        let adapter = method.attach(&host, 1).unwrap();
         let (before, after) = (
             logits(&host, &input, &[]),
             logits(&host, &input, &[adapter.hooks()]),
@@ -158,4 +174,62 @@ fn a_prompt_attaches_to_every_host_and_changes_what_it_says() {
         count += 1;
     }
     assert!(count >= 25, "{count}");
+}
+
+/// Keys and values as they came to the attention of each layer.
+#[derive(Default)]
+struct Seen(std::sync::Mutex<Vec<[Tensor<4>; 2]>>);
+
+impl Hooks for Seen {
+    fn attention(&self, call: AttentionCall<'_>, qkv: Qkv) -> Tensor<4> {
+        let pair = [qkv.k.clone(), qkv.v.clone()];
+        self.0.lock().unwrap().push(pair);
+        call.run(qkv)
+    }
+}
+
+/// The prefix `[tokens, 2 layers kv_width]` that a text's own keys and values make.
+fn of_text(host: &Transformer, ids: [i64; 4]) -> Flat {
+    let seen = Seen::default();
+    let input = TokenInput::new(Tensor::from_data([ids], &Device::flex()));
+    logits(host, &input, &[&seen]);
+    let parts = seen.0.into_inner().unwrap().into_iter().flatten();
+    let columns = parts.map(|part| part.swap_dims(1, 2).flatten::<3>(2, 3).squeeze_dim::<2>(0));
+    Flat::new(Tensor::cat(columns.collect(), 1))
+}
+
+#[test]
+fn a_prefix_of_a_texts_own_keys_continues_the_text() {
+    let device = Device::flex();
+    for name in [
+        "llama_gqa_untied",
+        "gpt2",
+        "qwen3",
+        "llama_rope_yarn",
+        "opt",
+    ] {
+        let host = load(&parity("hosts").join(name), &device).unwrap();
+        let (first, rest) = ([5, 9, 2, 7], [3, 8, 1]);
+        let fresh = named("p_tuning_v2", json!({"virtual_tokens": 4}))
+            .attach(&host, 1)
+            .unwrap();
+        let mut files = fresh.files(&host).unwrap();
+        files
+            .tensors
+            .insert("prompt_embeddings".into(), of_text(&host, first));
+        let prefix = from_peft(&files.config)
+            .unwrap()
+            .restore(&host, &files)
+            .unwrap();
+        let found = logits(
+            &host,
+            &TokenInput::new(Tensor::from_data([rest], &device)),
+            &[prefix.hooks()],
+        );
+        let whole = Tensor::from_data([[5, 9, 2, 7, 3, 8, 1]], &device);
+        let whole = logits(&host, &TokenInput::new(whole), &[]);
+        let expected = &whole[whole.len() / 7 * 4..];
+        let far = distance(&found, expected, &[true; 3]);
+        assert!(far < TOLERANCE, "{name}: {far}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::dialects::Names;
 use super::rope::Rope;
+use modelsmith_core::hooks::AttentionShape;
 use modelsmith_core::layers::NormKind;
 
 /// What stands on top of the last hidden state.
@@ -100,6 +101,18 @@ pub(crate) struct AttentionConfig {
     pub(crate) windows: Vec<Option<usize>>,
     /// Scale of the scores of each layer.
     pub(crate) scales: Vec<f64>,
+}
+
+impl AttentionConfig {
+    /// What a layer's attention site is told.
+    pub(crate) fn shape(&self, layer: usize) -> AttentionShape {
+        AttentionShape {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: self.scales[layer],
+        }
+    }
 }
 
 /// Dropout rates while training, as `transformers` applies them in train mode.

@@ -5,6 +5,7 @@ use super::config::Head;
 use burn::tensor::{DType, Device};
 use modelsmith_core::error::{Error, Result, suggest};
 use modelsmith_core::files::DType as FileDType;
+use modelsmith_core::hooks::AttentionShape;
 use modelsmith_core::host::{Host, HostInfo};
 use modelsmith_core::layers::single;
 use modelsmith_core::parameters::Flat;
@@ -171,6 +172,14 @@ impl Host for Transformer {
         self.network.set(&self.plan, number, &value)?;
         self.weights.values[number] = value;
         Ok(())
+    }
+
+    fn attention_shape(&self, site: &Site) -> Option<AttentionShape> {
+        let blocks = self.plan.blocks.iter();
+        let layer = blocks
+            .enumerate()
+            .find(|(_, block)| block.attention == site.id.0);
+        layer.map(|(layer, _)| self.config.attention.shape(layer))
     }
 
     fn device(&self) -> Device {

@@ -123,12 +123,7 @@ impl Walk<'_> {
 
     fn attention(&self, layer: usize, block: &BlockPlan, x: Tensor<3>) -> Tensor<3> {
         let config = &self.visit.model.config.attention;
-        let shape = AttentionShape {
-            heads: config.heads,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            scale: config.scales[layer],
-        };
+        let shape = config.shape(layer);
         let Heads { q, k, v } = self.heads(block, x);
         let (k, v) = (k.swap_dims(1, 2), v.swap_dims(1, 2));
         let (k, v) = match &self.cache {

@@ -1,4 +1,4 @@
-//! Which methods put trained vectors in front of a text?
+//! Which methods put trained vectors in front of a text, or of the keys of every layer?
 //!
 //! [`TABLE`] lists them in the order of `modelsmith methods`; [`PEFT`] says which of them reads an
 //! `adapter_config.json` of a given `peft_type`. A new method is its file, its `mod` line, its row
@@ -6,11 +6,13 @@
 
 mod common;
 mod low_rank_prompt;
+mod prefix_tuning;
 mod prompt_tuning;
 mod residual_prompt;
 
 pub use common::start::Start;
 pub use low_rank_prompt::{Activation, Factors, Form, LowRankPromptConfig};
+pub use prefix_tuning::PrefixTuningConfig;
 pub use prompt_tuning::PromptTuningConfig;
 pub use residual_prompt::{Nonlinearity, ResidualPromptConfig};
 
@@ -23,6 +25,8 @@ use serde_json::Value;
 /// The family's methods and presets.
 pub const TABLE: &[Entry<dyn Adapt>] = &[
     row::<PromptTuningConfig>(PromptTuningConfig::CARD, prompt_tuning::defaults),
+    row::<PrefixTuningConfig>(PrefixTuningConfig::CARD, prefix_tuning::defaults),
+    row::<PrefixTuningConfig>(prefix_tuning::P_TUNING_V2, prefix_tuning::p_tuning_v2),
     row::<ResidualPromptConfig>(ResidualPromptConfig::CARD, residual_prompt::defaults),
     row::<LowRankPromptConfig>(LowRankPromptConfig::CARD, low_rank_prompt::defaults),
     row::<LowRankPromptConfig>(low_rank_prompt::LOPT1, low_rank_prompt::lopt1),
@@ -33,6 +37,8 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
 pub const PEFT: &[(&str, FromPeft)] = &[
     ("PROMPT_TUNING", prompt_tuning::from_peft),
     (prompt_tuning::OWN_TYPE, prompt_tuning::from_peft),
+    (prefix_tuning::TYPE, prefix_tuning::from_peft),
+    (prefix_tuning::PROJECTED, prefix_tuning::from_peft),
     (residual_prompt::TYPE, residual_prompt::from_peft),
     (low_rank_prompt::TYPE, low_rank_prompt::from_peft),
 ];

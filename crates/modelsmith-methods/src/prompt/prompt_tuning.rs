@@ -14,7 +14,7 @@
 //!   first vector, or of the last column, padding or not: the two agree where the last token is
 //!   read and no row is padded. Where the first one is, we write files of a type of our own.
 
-use super::common::peft::{PROMPT, SHAPE, describe_prompt, heads};
+use super::common::peft::{PROMPT, SHAPE, describe_prompt, heads, once};
 use super::common::start::{Start, Words, check_count, first_vectors, token_embedding};
 use crate::adapter::common::copies::Copies;
 use crate::adapter::common::peft::{Taker, acted_on, sorted};
@@ -144,18 +144,12 @@ fn read(config: &Map<String, Value>) -> Result<PromptTuningConfig> {
     let init = INITS
         .iter()
         .find(|(name, _)| *name == written.prompt_tuning_init);
-    let mut modules_to_save = Vec::new();
-    for name in written.modules_to_save {
-        if !modules_to_save.contains(&name) {
-            modules_to_save.push(name);
-        }
-    }
     let options = PromptTuningConfig {
         virtual_tokens: written.num_virtual_tokens,
         // How a finished prompt started changes nothing.
         init: init.map_or(Start::Random, |(_, start)| *start),
         init_text: written.prompt_tuning_init_text,
-        modules_to_save,
+        modules_to_save: once(written.modules_to_save),
         ..PromptTuningConfig::default()
     };
     check_count("num_virtual_tokens", options.virtual_tokens)?;

@@ -42,6 +42,17 @@ pub(crate) fn describe_prompt(
     config
 }
 
+/// The names once each; PEFT adds the heads of classifiers again whenever it loads a file.
+pub(crate) fn once(names: Vec<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in names {
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
+}
+
 /// The modules trained in full beside a prompt: those named, and the heads of classifiers.
 pub(crate) fn heads(host: &dyn Host, named: &[String]) -> Result<Vec<Wanted>> {
     let own = host.info().head_modules;

@@ -1,0 +1,172 @@
+//! The cases of card 18 that need no host of PEFT's.
+
+use super::*;
+use crate::fake_host::FakeHost;
+use burn::tensor::{Device, TensorData};
+use modelsmith_core::mask::Mask;
+use modelsmith_core::parameters::to_vec;
+
+fn small(projection: bool) -> PrefixTuningConfig {
+    PrefixTuningConfig {
+        virtual_tokens: 3,
+        projection,
+        projection_size: 6,
+        init_std: 0.5,
+        ..PrefixTuningConfig::default()
+    }
+}
+
+/// One query (1, 0), keys and values that are the unit vectors, behind a prefix of one key.
+fn hand(key: [f32; 2], value: [f32; 2]) -> Vec<f32> {
+    let device = Device::flex();
+    let row = |rows: &[f32]| -> Tensor<4> {
+        Tensor::from_data(
+            TensorData::new(rows.to_vec(), [1, 1, rows.len() / 2, 2]),
+            &device,
+        )
+    };
+    let unit = row(&[1.0, 0.0, 0.0, 1.0]);
+    let (k, v) = (
+        Tensor::cat(vec![row(&key), unit.clone()], 2),
+        Tensor::cat(vec![row(&value), unit], 2),
+    );
+    let mask = Mask::default().behind(1, 1, 2, &device);
+    to_vec(modelsmith_kernels::attention(
+        row(&[1.0, 0.0]),
+        k,
+        v,
+        0.5f64.sqrt(),
+        &mask,
+    ))
+}
+
+#[test]
+fn attention_behind_a_prefix_is_that_of_the_card() {
+    for (key, value, expected) in [
+        ([2.0, 0.0], [0.0, 4.0], [0.283_995_42, 2.443_930_6]),
+        ([0.0, 0.0], [0.0, 0.0], [0.503_489_85, 0.248_255_09]),
+    ] {
+        let found = hand(key, value);
+        assert!(
+            found
+                .iter()
+                .zip(expected)
+                .all(|(a, b)| (a - b).abs() < 1e-6),
+            "{found:?}"
+        );
+    }
+}
+
+#[test]
+fn trained_numbers_are_those_of_the_card() {
+    let count = |width: usize, layers: usize, virtual_tokens, projection| {
+        let mut site = FakeHost::new().sites()[6].clone();
+        site.outputs = width;
+        let shape = AttentionShape {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: width,
+            scale: 1.0,
+        };
+        let layers = Layers {
+            sites: vec![site; layers],
+            shape,
+        };
+        let config = PrefixTuningConfig {
+            virtual_tokens,
+            projection,
+            ..PrefixTuningConfig::default()
+        };
+        let shapes = layers.shapes(&config).into_iter();
+        shapes.map(|(_, shape)| shape[0] * shape[1]).sum::<usize>()
+    };
+    assert_eq!(count(1024, 24, 20, false), 983_040);
+    assert_eq!(count(1024, 24, 128, false), 6_291_456);
+    assert_eq!(count(1024, 24, 20, true), 25_760_256);
+}
+
+#[test]
+fn the_finished_prefix_computes_what_its_network_computed() {
+    let host = FakeHost::new();
+    let adapter = small(true).attach(&host, 2).unwrap();
+    assert_eq!(adapter.files(&host).unwrap().config["peft_type"], PROJECTED);
+    let files = adapter.portable(&host).unwrap();
+    assert_eq!(files.config["peft_type"], TYPE);
+    // Three keys and values of one head of four places, in one layer.
+    assert_eq!(files.tensors[PROMPT].shape, [3, 8]);
+    let plain = crate::saved::from_peft(&files.config).unwrap();
+    let plain = plain.restore(&host, &files).unwrap();
+    let (found, expected) = (
+        host.logits(&[plain.as_ref()]),
+        host.logits(&[adapter.as_ref()]),
+    );
+    assert!(
+        found
+            .iter()
+            .zip(&expected)
+            .all(|(a, b)| (a - b).abs() < 1e-5)
+    );
+    assert_ne!(expected, host.logits(&[]));
+}
+
+#[test]
+fn dropping_values_is_for_training_only() {
+    let host = FakeHost::new();
+    let config = PrefixTuningConfig {
+        dropout: 0.5,
+        ..small(false)
+    };
+    let adapter = config.attach(&host, 2).unwrap();
+    let pass = crate::fake_host::training();
+    let dropped = to_vec(host.forward(&[adapter.hooks()], &pass));
+    assert_ne!(dropped, host.logits(&[adapter.as_ref()]));
+    let whole = small(false).attach(&host, 2).unwrap();
+    assert_eq!(
+        host.logits(&[whole.as_ref()]),
+        host.logits(&[adapter.as_ref()])
+    );
+}
+
+#[test]
+fn options_out_of_range_are_refused() {
+    let host = FakeHost::new();
+    let base = small(true);
+    let cases = [
+        (
+            PrefixTuningConfig {
+                virtual_tokens: 0,
+                ..base.clone()
+            },
+            "method.virtual_tokens",
+        ),
+        (
+            PrefixTuningConfig {
+                projection_size: 0,
+                ..base.clone()
+            },
+            "method.projection_size",
+        ),
+        (
+            PrefixTuningConfig {
+                init_std: 0.0,
+                ..base.clone()
+            },
+            "method.init_std",
+        ),
+        (
+            PrefixTuningConfig {
+                dropout: 1.0,
+                ..base
+            },
+            "method.dropout",
+        ),
+    ];
+    for (config, key) in cases {
+        let error = config
+            .attach(&host, 0)
+            .err()
+            .expect("a refusal")
+            .to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
