@@ -169,12 +169,12 @@ impl<'a, T: Value> Square<'a, T> {
 #[target_feature(enable = "avx512f,avx512bf16,avx512bw,avx512vl")]
 fn split<const P: usize>(mut rest: __m512) -> [__m512i; P] {
     let mut parts = [_mm512_setzero_si512(); P];
-    for part in 0..P {
+    for (at, part) in parts.iter_mut().enumerate() {
         // SAFETY: both types are 16 numbers of 16 bits.
         let bits: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(rest)) };
-        parts[part] = _mm512_cvtepu16_epi32(bits);
-        if part + 1 < P {
-            let taken = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(parts[part]));
+        *part = _mm512_cvtepu16_epi32(bits);
+        if at + 1 < P {
+            let taken = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(*part));
             rest = _mm512_sub_ps(rest, taken);
         }
     }

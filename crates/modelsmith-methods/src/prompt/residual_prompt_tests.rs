@@ -36,11 +36,11 @@ fn hand(separate: bool) -> Residual {
 #[test]
 fn the_vectors_are_those_of_the_card_whether_the_branch_is_shared_or_repeated() {
     let expected = [
-        1.205_234_89,
-        -0.703_549_62,
-        3.117_389_68,
+        1.205_234_9,
+        -0.703_549_6,
+        3.117_389_7,
         -1.619_074_7,
-        1.487_783_07,
+        1.487_783_1,
         -0.268_275_8,
         0.487_783_07,
         -0.207_290_53,
