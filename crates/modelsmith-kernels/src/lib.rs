@@ -21,6 +21,7 @@ mod linear_cross_entropy;
 mod lookup;
 pub mod machine;
 mod math;
+mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod matrix_unit;
 mod memory;

@@ -5,8 +5,9 @@
 //! a stretch of outputs at a time. Both read the weight once, and each part of it by one thread.
 
 use crate::math;
+use crate::matrix::{Matrix, Values, of_any_kind};
 use crate::memory::Value;
-use crate::product::{Matrix, Values, of_any_kind, turned};
+use crate::product::turned;
 use crate::rows;
 use rayon::prelude::*;
 

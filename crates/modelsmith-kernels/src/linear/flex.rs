@@ -1,7 +1,8 @@
 //! The products, forward and backward.
 
 use super::{Dense, few_rows};
-use crate::product::{Half, Matrix, add_product, product, product_and_more, turned};
+use crate::matrix::{Half, Matrix};
+use crate::product::{add_product, product, product_and_more, turned};
 use crate::rows::{self, Kernel};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;

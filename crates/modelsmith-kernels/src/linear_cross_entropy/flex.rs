@@ -4,7 +4,8 @@ use super::LinearCrossEntropy;
 #[cfg(target_arch = "x86_64")]
 use super::online;
 use crate::math;
-use crate::product::{Half, Matrix, add_product, write_product};
+use crate::matrix::{Half, Matrix};
+use crate::product::{add_product, write_product};
 use crate::rows::{self, Kernel};
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::IntTensorOps;

@@ -16,8 +16,8 @@
 
 use crate::laid_out::{Multiply, Unit, Vectors};
 use crate::math;
+use crate::matrix::{Matrix, Values, of_any_kind};
 use crate::memory::{Finish, LANES, Scratch, Source, Target, Value};
-use crate::product::{Matrix, Values, of_any_kind};
 use crate::rows;
 use crate::{matrix_unit, tiles};
 use rayon::prelude::*;

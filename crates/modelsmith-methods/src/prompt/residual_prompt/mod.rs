@@ -388,5 +388,4 @@ impl Producer for Residual {
 }
 
 #[cfg(test)]
-#[path = "residual_prompt_tests.rs"]
 mod tests;

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::fake_host::FakeHost;
+use crate::prompt::common::peft::PROMPT;
 use burn::tensor::{Device, TensorData};
+use modelsmith_core::hooks::AttentionShape;
 use modelsmith_core::mask::Mask;
 use modelsmith_core::parameters::to_vec;
 

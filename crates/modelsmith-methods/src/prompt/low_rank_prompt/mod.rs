@@ -409,5 +409,4 @@ impl Producer for LowRank {
 }
 
 #[cfg(test)]
-#[path = "low_rank_prompt_tests.rs"]
 mod tests;
