@@ -188,6 +188,9 @@ fn views_are_read_in_their_order() {
 
 #[test]
 fn no_rows_have_no_loss() {
+    if !crate::fused() {
+        return;
+    }
     let hidden = random("hidden", [0, 4], 1.0);
     let weight = random("weight", [5, 4], 1.0);
     let loss = linear_cross_entropy(hidden, weight.clone(), targets(0, 5));
@@ -240,13 +243,15 @@ fn repeated_runs_give_the_same_bytes() {
 #[test]
 #[should_panic(expected = "target 4 of row 0 is not one of the 4 classes")]
 fn a_target_that_is_no_class_is_refused() {
-    let target = Tensor::<1, Int>::from_data([4], &Device::flex());
     let flex = Device::flex();
-    linear_cross_entropy(
-        plain("hidden", [1, 2], 1.0, &flex),
-        plain("weight", [4, 2], 1.0, &flex),
-        target,
-    );
+    let tensor = |name, shape| {
+        let tensor = plain::<2>(name, shape, 1.0, &flex);
+        tensor.try_into_primitive::<burn::backend::Flex>().unwrap()
+    };
+    let target = Tensor::<1, Int>::from_data([4], &flex);
+    let target = target.try_into_primitive::<burn::backend::Flex>().unwrap();
+    let (hidden, weight) = (tensor("hidden", [1, 2]), tensor("weight", [4, 2]));
+    forward(&hidden, &weight, target, Wanted::default(), 1);
 }
 
 #[test]
