@@ -15,7 +15,7 @@ use burn::backend::{Flex, IntDType, Shape, TensorMetadata};
 /// Logits held at a time, and the least number of rows of a chunk: enough of both for the matrix
 /// product to run at full speed.
 const LOGITS: usize = 1 << 21;
-const LEAST_ROWS: usize = 256;
+const LEAST_ROWS: usize = 512;
 
 /// Which gradients are wanted.
 #[derive(Clone, Copy, Debug, Default)]
