@@ -45,9 +45,9 @@ fn tune_words<'a>(name: &'a str, steps: &'a str) -> Vec<&'a str> {
 fn a_deleted_or_damaged_index_changes_no_list() {
     let bench = Bench::new();
     bench.tune("a", &[]);
-    bench.tune("b", &["--set", "seed=3"]);
+    bench.tune("second", &["--set", "seed=3"]);
     let before = list(&bench, &[]);
-    assert_eq!(names(&before), ["a", "b"]);
+    assert_eq!(names(&before), ["a", "second"]);
     assert!(
         before
             .iter()
@@ -58,7 +58,7 @@ fn a_deleted_or_damaged_index_changes_no_list() {
     assert_eq!(list(&bench, &[]), before);
     bench.write("runs/index.sqlite", "this is no database");
     assert_eq!(list(&bench, &[]), before);
-    assert_eq!(names(&list(&bench, &["--search", "B"])), ["b"]);
+    assert_eq!(names(&list(&bench, &["--search", "SECOND"])), ["second"]);
     assert!(list(&bench, &["--state", "failed"]).is_empty());
 }
 
