@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::parameters::{Flat, Parameters};
 use crate::sites::Site;
 use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -27,6 +28,17 @@ pub struct AdapterFiles {
     pub config: Map<String, Value>,
     /// Contents of `adapter_model.safetensors` by key.
     pub tensors: BTreeMap<String, Flat>,
+}
+
+/// A figure that a method has for sites of the host, for reports.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteMap {
+    /// What is shown, as a heading.
+    pub title: String,
+    /// How to read it, as a sentence.
+    pub caption: String,
+    /// Site path and value, in the host's order.
+    pub values: Vec<(String, f64)>,
 }
 
 /// A tokenizer as methods use it: the ids of a text, with what it puts around one on request.
@@ -70,8 +82,8 @@ pub trait Adapt: Send + Sync {
 }
 
 /// State attached at sites: hooks with named parameters, and the events of training.
-pub trait Adapter: Hooks + Parameters {
-    /// Itself as hooks, for the slice a host takes.
+pub trait Adapter: Parameters + Send + Sync {
+    /// What it does at the host's sites, for the slice a host takes.
     fn hooks(&self) -> &dyn Hooks;
 
     /// The adapter as PEFT files, or as files of the same form where PEFT knows no such type.
@@ -94,6 +106,11 @@ pub trait Adapter: Hooks + Parameters {
     /// # Errors
     /// An adapter that cannot be expressed as a change of weights.
     fn merged(&self, host: &dyn Host, name: &str) -> Result<Option<Flat>>;
+
+    /// Whether it is a change of weights at all; [`Adapter::merged`] says why not otherwise.
+    fn is_mergeable(&self) -> bool {
+        true
+    }
 
     /// The host weight `name`, of a host that this adapter was folded into, with it taken out
     /// again; `None` where it changes nothing.
@@ -124,6 +141,16 @@ pub trait Adapter: Hooks + Parameters {
     /// A term added to the loss of every step.
     fn penalty(&self) -> Option<Tensor<1>> {
         None
+    }
+
+    /// Figures of the last step beside the loss, by name: curves of the report.
+    fn measures(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// Figures of its sites, for the report.
+    fn maps(&self) -> Vec<SiteMap> {
+        Vec::new()
     }
 
     /// Called before the first micro-batch of a step.

@@ -372,19 +372,26 @@ fn record_data(folder: &RunFolder, data: &Dataset) -> Result<()> {
     atomic_json(folder.path().join("data.json"), &record)
 }
 
-/// `sites.json`: where the weights moved, for the report. An adapter that is no change of weights
-/// has no such picture, which is said and is no failure.
+/// `sites.json`, where the weights moved, and `maps.json`, what the method has to show of its sites, for the
+/// report. An adapter that is no change of weights has no picture of the first kind.
 fn record_sites(
     folder: &RunFolder,
     host: &Transformer,
     trained: &dyn Adapter,
     observer: &mut dyn Observer,
 ) {
-    let written = site_change::measure(host, trained)
-        .and_then(|sites| atomic_json(folder.path().join("sites.json"), &sites));
-    if let Err(error) = written {
+    let sites = || {
+        let sites = site_change::measure(host, trained)?;
+        atomic_json(folder.path().join("sites.json"), &sites)
+    };
+    let maps = trained.maps();
+    let written = [
+        trained.is_mergeable().then(sites),
+        (!maps.is_empty()).then(|| atomic_json(folder.path().join("maps.json"), &maps)),
+    ];
+    for error in written.into_iter().flatten().filter_map(Result::err) {
         observer.event(Event::Warning(format!(
-            "no picture of where weights changed: {error}"
+            "the report lacks a picture of the sites: {error}"
         )));
     }
 }

@@ -301,9 +301,12 @@ fn merged_weights_compute_what_the_adapter_computes() {
     each(|entry, method| {
         for host in [FakeHost::new(), FakeHost::tied()] {
             let adapter = trained(method, &host, 3);
-            // A prompt is no change of weights, and says so.
-            if entry.card.family == Family::Prompt {
-                let message = refusal(adapter.merged(&host, "embed.weight"), "merging a prompt");
+            // What is no change of weights says so.
+            if !adapter.is_mergeable() {
+                let message = refusal(
+                    adapter.merged(&host, "embed.weight"),
+                    "merging what is no change of weights",
+                );
                 assert!(message.contains("cannot be merged"), "{message}");
                 continue;
             }

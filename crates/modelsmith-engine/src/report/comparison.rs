@@ -2,8 +2,8 @@
 
 use super::data::RunData;
 use super::draw::Drawn;
-use super::heat::largest;
-use super::page::{Heats, SCRIPT, STYLE, arrow, charts, heats, render};
+use super::heat::{HeatSection, sections};
+use super::page::{SCRIPT, STYLE, arrow, charts, render};
 use super::sample_table::{self, SampleTable};
 use super::series;
 use crate::numbers::{bytes, count, decimal, seconds};
@@ -21,7 +21,7 @@ struct ComparePage {
     differences: Vec<(String, Vec<String>)>,
     charts: Vec<Drawn>,
     samples: SampleTable,
-    heats: Vec<Heats>,
+    heats: Vec<HeatSection>,
 }
 
 /// The comparison of runs.
@@ -34,10 +34,6 @@ pub(super) fn comparison(runs: &[RunData]) -> Result<String> {
         .iter()
         .map(|run| (run.name(), run.lines.as_slice()))
         .collect();
-    let top = runs
-        .iter()
-        .map(|run| largest(&run.sites))
-        .fold(0.0, f64::max);
     let all: Vec<&RunData> = runs.iter().collect();
     render(&ComparePage {
         style: STYLE,
@@ -47,7 +43,7 @@ pub(super) fn comparison(runs: &[RunData]) -> Result<String> {
         differences: differences(runs),
         charts: charts(&series::of_runs(&lines))?,
         samples: sample_table::of_runs(runs),
-        heats: heats(&all, top),
+        heats: sections(&all),
         names,
     })
 }

@@ -8,6 +8,7 @@ use crate::samples::{self, Samples};
 use crate::site_change::SiteChange;
 use modelsmith_core::error::Result;
 use modelsmith_core::files::read_json;
+use modelsmith_core::roles::SiteMap;
 use serde_json::Value;
 use std::path::Path;
 
@@ -23,7 +24,10 @@ pub(super) struct RunData {
     pub(super) samples: Option<Samples>,
     /// Shares of right answers and facts before and after, where they were measured.
     pub(super) recall: Option<[Recall; 2]>,
+    /// Where weights changed.
     pub(super) sites: Vec<SiteChange>,
+    /// What the method has to show of its sites.
+    pub(super) maps: Vec<SiteMap>,
 }
 
 /// Right answers of those asked, before and after.
@@ -52,6 +56,7 @@ impl RunData {
             samples: samples::read(run).unwrap_or_default(),
             recall: recall(&quickstart),
             sites: read_json(run.join("sites.json")).unwrap_or_default(),
+            maps: read_json(run.join("maps.json")).unwrap_or_default(),
             detail,
         })
     }

@@ -1,9 +1,104 @@
-//! Where the weights changed: layers down, modules across.
+//! Figures of the host's modules as a grid: layers down, modules across.
 
+use super::data::RunData;
 use crate::numbers::decimal;
 use crate::site_change::SiteChange;
 
-/// A grid of changes, with what lies outside the layers.
+/// A figure of the host's modules, for one run or several.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct HeatSection {
+    /// Heading.
+    pub(super) title: String,
+    /// How to read it.
+    pub(super) caption: String,
+    /// Name of the run and its grid; none is empty.
+    pub(super) runs: Vec<(String, Heat)>,
+}
+
+/// Where the weights changed, and what the methods have to show of their sites.
+pub(super) fn sections(runs: &[&RunData]) -> Vec<HeatSection> {
+    let mut found = Vec::new();
+    let changes = runs
+        .iter()
+        .map(|run| (*run, run.sites.iter().map(changed).collect()));
+    add(
+        &mut found,
+        "Where it changed",
+        "Norm of the change of the host's weights, by layer and module.",
+        changes.collect(),
+    );
+    let mut titles: Vec<&str> = Vec::new();
+    for map in runs.iter().flat_map(|run| &run.maps) {
+        if titles.contains(&map.title.as_str()) {
+            continue;
+        }
+        titles.push(&map.title);
+        let of = |run: &RunData| {
+            let same = run.maps.iter().filter(|other| other.title == map.title);
+            let values = same.flat_map(|map| &map.values);
+            values.map(|(path, value)| figure(path, *value)).collect()
+        };
+        let marks = runs.iter().map(|run| (*run, of(run))).collect();
+        add(&mut found, &map.title, &map.caption, marks);
+    }
+    found
+}
+
+fn add(found: &mut Vec<HeatSection>, title: &str, caption: &str, runs: Vec<(&RunData, Vec<Mark>)>) {
+    let largest = runs.iter().flat_map(|(_, marks)| marks);
+    let largest = largest.map(|mark| mark.value).fold(0.0, f64::max);
+    let filled = runs.into_iter().filter(|(_, marks)| !marks.is_empty());
+    let grids = filled.map(|(run, marks)| (run.name().to_owned(), heat(&marks, largest)));
+    let runs: Vec<(String, Heat)> = grids.collect();
+    if !runs.is_empty() {
+        found.push(HeatSection {
+            title: title.to_owned(),
+            caption: caption.to_owned(),
+            runs,
+        });
+    }
+}
+
+/// A module's figure.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Mark {
+    /// Module path.
+    path: String,
+    /// The figure.
+    value: f64,
+    /// The figure in words.
+    title: String,
+}
+
+fn changed(site: &SiteChange) -> Mark {
+    let relative = match site.base > 0.0 {
+        true => format!(
+            ", {:.2} % of its weights' norm {}",
+            site.change / site.base * 100.0,
+            decimal(site.base)
+        ),
+        false => String::new(),
+    };
+    Mark {
+        path: site.path.clone(),
+        value: site.change,
+        title: format!(
+            "{}: norm of the change {}{relative}",
+            site.path,
+            decimal(site.change)
+        ),
+    }
+}
+
+fn figure(path: &str, value: f64) -> Mark {
+    Mark {
+        path: path.to_owned(),
+        value,
+        title: format!("{path}: {}", decimal(value)),
+    }
+}
+
+/// A grid of figures, with what lies outside the layers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Heat {
     /// Modules within a layer.
@@ -26,16 +121,16 @@ pub(super) struct Row {
 /// A module of a layer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Cell {
-    /// Norm of the change, as people read it.
+    /// The figure, as people read it.
     pub(super) text: String,
     /// Path and figures.
     pub(super) title: String,
-    /// Strength of the colour in percent of the largest change.
+    /// Strength of the colour in percent of the largest figure.
     pub(super) level: u8,
 }
 
 /// The grid of a run, coloured against `largest`.
-pub(super) fn heat(sites: &[SiteChange], largest: f64) -> Heat {
+fn heat(sites: &[Mark], largest: f64) -> Heat {
     let mut heat = Heat::default();
     let stacks: std::collections::BTreeSet<&str> = sites
         .iter()
@@ -74,11 +169,6 @@ pub(super) fn heat(sites: &[SiteChange], largest: f64) -> Heat {
     heat
 }
 
-/// The largest change of all.
-pub(super) fn largest(sites: &[SiteChange]) -> f64 {
-    sites.iter().map(|site| site.change).fold(0.0, f64::max)
-}
-
 fn position<T>(items: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> usize {
     items.iter().position(is).unwrap_or_else(|| {
         items.push(make());
@@ -86,28 +176,15 @@ fn position<T>(items: &mut Vec<T>, is: impl Fn(&T) -> bool, make: impl FnOnce() 
     })
 }
 
-fn cell(site: &SiteChange, largest: f64) -> Cell {
+fn cell(site: &Mark, largest: f64) -> Cell {
     let share = if largest > 0.0 {
-        site.change / largest
+        site.value / largest
     } else {
         0.0
     };
-    let relative = if site.base > 0.0 {
-        format!(
-            ", {:.2} % of its weights' norm {}",
-            site.change / site.base * 100.0,
-            decimal(site.base)
-        )
-    } else {
-        String::new()
-    };
     Cell {
-        text: decimal(site.change),
-        title: format!(
-            "{}: norm of the change {}{relative}",
-            site.path,
-            decimal(site.change)
-        ),
+        text: decimal(site.value),
+        title: site.title.clone(),
         level: (share * 100.0).round().clamp(0.0, 100.0) as u8,
     }
 }
@@ -129,12 +206,12 @@ fn parts(path: &str) -> Option<(&str, &str, &str)> {
 mod tests {
     use super::*;
 
-    fn site(path: &str, change: f64) -> SiteChange {
-        SiteChange {
+    fn site(path: &str, change: f64) -> Mark {
+        changed(&SiteChange {
             path: path.to_owned(),
             change,
             base: 2.0,
-        }
+        })
     }
 
     #[test]
@@ -145,7 +222,7 @@ mod tests {
             site("model.layers.1.attn.q", 4.0),
             site("model.layers.1.mlp.up", 2.0),
         ];
-        let heat = heat(&sites, largest(&sites));
+        let heat = heat(&sites, 4.0);
         assert_eq!(heat.columns, ["mlp.up", "attn.q"]);
         let labels: Vec<&str> = heat.rows.iter().map(|row| row.label.as_str()).collect();
         assert_eq!(labels, ["0", "1"]);

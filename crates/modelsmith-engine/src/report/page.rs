@@ -2,7 +2,7 @@
 
 use super::data::RunData;
 use super::draw::{Drawn, draw};
-use super::heat::{Heat, heat, largest};
+use super::heat::{HeatSection, sections};
 use super::sample_table::{self, SampleTable};
 use super::series;
 use crate::numbers::{bytes, count, date, decimal, seconds, share};
@@ -21,11 +21,6 @@ struct Tile {
     detail: String,
 }
 
-pub(super) struct Heats {
-    pub(super) name: String,
-    pub(super) heat: Heat,
-}
-
 #[derive(Template)]
 #[template(path = "report.html")]
 struct ReportPage<'a> {
@@ -38,7 +33,7 @@ struct ReportPage<'a> {
     tiles: Vec<Tile>,
     charts: Vec<Drawn>,
     samples: SampleTable,
-    heats: Vec<Heats>,
+    heats: Vec<HeatSection>,
     data: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     attempts: Vec<Vec<String>>,
@@ -51,7 +46,6 @@ struct ReportPage<'a> {
 /// A chart or the page cannot be made.
 pub(super) fn report(run: &RunData) -> Result<String> {
     let info = &run.detail.info;
-    let top = largest(&run.sites);
     render(&ReportPage {
         style: STYLE,
         script: SCRIPT,
@@ -61,7 +55,7 @@ pub(super) fn report(run: &RunData) -> Result<String> {
         tiles: tiles(run),
         charts: charts(&series::of_run(&run.lines))?,
         samples: sample_table::of_run(run),
-        heats: heats(&[run], top),
+        heats: sections(&[run]),
         data: data_rows(&run.detail.data),
         environment: super::data::flattened(&run.detail.environment),
         attempts: attempts(run),
@@ -230,16 +224,6 @@ fn cost(run: &RunData) -> Tile {
 
 pub(super) fn arrow(before: f64, after: f64) -> String {
     format!("{:.1} % → {:.1} %", before * 100.0, after * 100.0)
-}
-
-pub(super) fn heats(runs: &[&RunData], top: f64) -> Vec<Heats> {
-    runs.iter()
-        .filter(|run| !run.sites.is_empty())
-        .map(|run| Heats {
-            name: run.name().to_owned(),
-            heat: heat(&run.sites, top),
-        })
-        .collect()
 }
 
 fn data_rows(data: &Value) -> Vec<(String, String)> {

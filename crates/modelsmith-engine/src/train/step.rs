@@ -14,7 +14,7 @@ use modelsmith_kernels::square_sum;
 use std::collections::BTreeMap;
 
 /// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepReport {
     /// Mean negative log-likelihood over the places that count.
     pub loss: f64,
@@ -26,6 +26,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Tokens that were not padding.
     pub tokens: u64,
+    /// Figures of the method, by name.
+    pub measures: Vec<(&'static str, f64)>,
 }
 
 /// Learning rate and decay of a parameter by name, from the groups of the recipe.
@@ -133,6 +135,7 @@ impl Stepper<'_> {
             gradient_norm,
             learning_rate: self.config.learning_rate * factor,
             tokens: window.iter().map(|batch| batch.tokens).sum(),
+            measures: adapter.measures(),
         })
     }
 

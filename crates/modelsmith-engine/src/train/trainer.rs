@@ -428,6 +428,7 @@ fn record_step(run: &mut Loop, report: &StepReport, tokens_per_second: f64) -> R
     ];
     // Most methods have none, and a curve of noughts would say otherwise.
     values.extend(report.penalty.map(|penalty| ("penalty", penalty)));
+    values.extend(&report.measures);
     run.metrics.record("train", run.state.step, &values)
 }
 

@@ -15,6 +15,7 @@
 //! - A scale ([`Adapter::set_scale`]) multiplies the pairs; saved modules and biases are on or,
 //!   at scale 0, off.
 
+use super::common::beside::Bias;
 use super::common::copies::Copies;
 use super::common::pair::Pair;
 use super::common::peft::{Taker, key};
@@ -91,19 +92,6 @@ pub enum Init {
     Olora,
     /// Both factors random: not the identity at the start; for tests (PEFT's `false`).
     Random,
-}
-
-/// Which biases of the host are trained along with the adapter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Bias {
-    /// None.
-    #[default]
-    None,
-    /// Every bias of the host.
-    All,
-    /// Those of the adapted layers.
-    LoraOnly,
 }
 
 impl Default for LoraConfig {
@@ -356,8 +344,7 @@ impl Adapter for Lora {
 
     fn files(&self, host: &dyn Host) -> Result<AdapterFiles> {
         let pairs: Vec<&Pair> = self.pairs().collect();
-        let mut tensors = lora_tensors::tensors(&pairs);
-        tensors.extend(self.copies.tensors());
+        let mut files = files_of_pairs(&self.config, host, &pairs, &self.copies);
         if self.config.save_embedding {
             for pair in pairs
                 .iter()
@@ -365,11 +352,10 @@ impl Adapter for Lora {
             {
                 let site = &pair.plan().site;
                 let base = key(&format!("{}.base_layer.weight", site.path));
-                tensors.insert(base, weight_of(host, site)?);
+                files.tensors.insert(base, weight_of(host, site)?);
             }
         }
-        let config = lora_config::write_config(&self.config, host, &pairs);
-        Ok(AdapterFiles { config, tensors })
+        Ok(files)
     }
 
     /// For a host with a tied output layer, `lm_head.weight` may differ from the shared weight
@@ -387,11 +373,7 @@ impl Adapter for Lora {
     }
 
     fn unmerged(&self, host: &dyn Host, name: &str) -> Result<Option<Flat>> {
-        if self.copies.merged(host, name)?.is_some() {
-            return Err(Error::Usage(format!(
-                "{name} was trained in full and replaced; its old value is in the base model only"
-            )));
-        }
+        self.copies.refuse_unmerging(name)?;
         self.folded(host, name, -1.0)
     }
 
@@ -462,6 +444,19 @@ impl Hooks for Lora {
             None => self.copies.head_weight(site, layer, weight),
         }
     }
+}
+
+/// LoRA's files of pairs made with `config`, and of the weights trained beside them.
+pub(super) fn files_of_pairs(
+    config: &LoraConfig,
+    host: &dyn Host,
+    pairs: &[&Pair],
+    copies: &Copies,
+) -> AdapterFiles {
+    let mut tensors = lora_tensors::tensors(pairs);
+    tensors.extend(copies.tensors());
+    let config = lora_config::write_config(config, host, pairs);
+    AdapterFiles { config, tensors }
 }
 
 fn no_bias(path: &str) -> Error {

@@ -4,6 +4,7 @@
 //! `adapter_config.json` of a given `peft_type`. A new method is its file, its `mod` line, its row
 //! in the table and, where it has a file form of its own, its row in [`PEFT`].
 
+mod adalora;
 pub mod common;
 mod full;
 mod linear_probe;
@@ -14,9 +15,11 @@ mod parity;
 #[cfg(test)]
 mod tests;
 
+pub use adalora::{AdaLoraConfig, Score};
+pub use common::beside::Bias;
 pub use full::FullConfig;
 pub use linear_probe::LinearProbeConfig;
-pub use lora::{Bias, Init, LoraConfig};
+pub use lora::{Init, LoraConfig};
 
 use crate::saved::FromPeft;
 use modelsmith_core::error::Result;
@@ -31,6 +34,8 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
     row::<LoraConfig>(lora::DORA, lora::dora),
     row::<LoraConfig>(lora::PISSA, lora::pissa),
     row::<LoraConfig>(lora::OLORA, lora::olora),
+    row::<AdaLoraConfig>(AdaLoraConfig::CARD, adalora::defaults),
+    row::<AdaLoraConfig>(adalora::SVD_LORA, adalora::svd_lora),
     row::<FullConfig>(FullConfig::CARD, full::defaults),
     row::<LinearProbeConfig>(LinearProbeConfig::CARD, linear_probe::defaults),
 ];
@@ -38,6 +43,7 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
 /// The method that reads each `peft_type`. Types that PEFT does not know are ids in upper case.
 pub const PEFT: &[(&str, FromPeft)] = &[
     ("LORA", lora::from_peft),
+    ("ADALORA", adalora::from_peft),
     ("FULL", full::from_peft),
     ("LINEAR_PROBE", linear_probe::from_peft),
 ];

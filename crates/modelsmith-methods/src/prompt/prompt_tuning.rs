@@ -305,6 +305,10 @@ impl Adapter for Prompted {
         })
     }
 
+    fn is_mergeable(&self) -> bool {
+        false
+    }
+
     fn merged(&self, _: &dyn Host, _: &str) -> Result<Option<Flat>> {
         Err(Error::Usage(
             "a prompt is no change of weights and cannot be merged; keep it as an adapter".into(),

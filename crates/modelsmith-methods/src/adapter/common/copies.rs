@@ -180,6 +180,17 @@ impl Copies {
         }))
     }
 
+    /// # Errors
+    /// The weight `name` is a copy, which leaves nothing of the old value when merged.
+    pub(crate) fn refuse_unmerging(&self, name: &str) -> Result<()> {
+        match self.entries.iter().any(|copied| copied.name == name) {
+            false => Ok(()),
+            true => Err(Error::Usage(format!(
+                "{name} was trained in full and replaced; its old value is in the base model only"
+            ))),
+        }
+    }
+
     /// Whether the site's weight is a copy.
     pub(crate) fn has_weight(&self, site: SiteId) -> bool {
         self.at

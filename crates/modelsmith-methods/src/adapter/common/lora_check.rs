@@ -2,40 +2,22 @@
 //!
 //! Everything is checked here before anything is allocated.
 
+use super::beside::{drop_idle, targets, wanted};
 use super::copies::Wanted;
 use super::pair::Plan;
-use super::peft::key;
-use super::weights::{Bound, Part, bound_weights, under_modules, weight_of};
-use crate::adapter::lora::{Bias, Init, LoraConfig};
+use super::weights::weight_of;
+use crate::adapter::lora::{Init, LoraConfig};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::Host;
-use modelsmith_core::sites::{Selection, Site, SiteId, SiteKind, TargetModules, pattern_value};
+use modelsmith_core::sites::{Selection, Site, SiteKind, pattern_value};
 
 impl LoraConfig {
     /// The chosen sites with their ranks and scales, or what is wrong with the options.
     pub(crate) fn check(&self, host: &dyn Host) -> Result<Vec<Plan>> {
         self.check_numbers()?;
-        let saved = self.saved_modules(host)?;
-        let whole = |site: &Site| {
-            saved
-                .iter()
-                .any(|bound| bound.site == site.id && bound.part == Part::Weight)
-        };
-        let chosen = self
-            .selection()
-            .select(host.sites(), host.info().default_targets)?;
-        let plans = chosen.into_iter().filter(|site| !whole(site));
-        let plans: Vec<Plan> = plans
-            .map(|site| self.plan(host, site))
-            .collect::<Result<_>>()?;
-        if plans.is_empty() {
-            return Err(Error::config(
-                "method.target_modules",
-                "every targeted site is in modules_to_save and trained in full; nothing is left \
-                 to adapt",
-            ));
-        }
-        Ok(plans)
+        let chosen = targets(host, &self.selection(), &self.modules_to_save)?;
+        let plans = chosen.into_iter().map(|site| self.plan(host, site));
+        plans.collect()
     }
 
     fn check_numbers(&self) -> Result<()> {
@@ -156,82 +138,13 @@ impl LoraConfig {
 
     /// PEFT keeps suffixes that match nothing; a saved adapter may hold some.
     pub(crate) fn without_idle_targets(mut self, host: &dyn Host) -> Self {
-        if let Some(TargetModules::Suffixes(items)) = &mut self.target_modules {
-            let used = |item: &String| {
-                let item = TargetModules::Suffixes(vec![item.clone()]);
-                let one = Selection {
-                    target_modules: Some(&item),
-                    ..Selection::default()
-                };
-                one.select(host.sites(), &[]).is_ok()
-            };
-            if items.iter().any(used) {
-                items.retain(used);
-            }
-        }
+        drop_idle(&mut self.target_modules, host);
         self
     }
 
-    /// Modules trained in full: those asked for and a classifier's head.
-    pub(crate) fn saved_names(&self, host: &dyn Host) -> Vec<String> {
-        let heads = host
-            .info()
-            .head_modules
-            .iter()
-            .map(|name| (*name).to_owned());
-        let mut names = self.modules_to_save.clone();
-        for head in heads.filter(|_| is_classifier(host)) {
-            if !names.contains(&head) {
-                names.push(head);
-            }
-        }
-        names
-    }
-
-    fn saved_modules(&self, host: &dyn Host) -> Result<Vec<Bound>> {
-        // PEFT lists both of its usual head names for every classifier.
-        let optional: &[&str] = if is_classifier(host) {
-            &["classifier", "score"]
-        } else {
-            &[]
-        };
-        under_modules(host, "modules_to_save", &self.saved_names(host), optional)
-    }
-
-    /// Copies to train: saved modules and the chosen biases, each once.
+    /// Copies to train beside the pairs.
     pub(crate) fn wanted(&self, host: &dyn Host, plans: &[Plan]) -> Result<Vec<Wanted>> {
-        let adapted = |site: SiteId| plans.iter().any(|plan| plan.site.id == site);
-        let mut wanted: Vec<Wanted> = self
-            .saved_modules(host)?
-            .into_iter()
-            .map(Wanted::plain)
-            .collect();
-        for bound in bound_weights(host) {
-            let at_pair = adapted(bound.site);
-            let chosen = match self.bias {
-                Bias::None => false,
-                Bias::All => true,
-                Bias::LoraOnly => at_pair,
-            };
-            let known = wanted.iter().any(|item| item.bound.name == bound.name);
-            if bound.part == Part::Bias && chosen && !known {
-                wanted.push(if at_pair {
-                    under_base_layer(bound)
-                } else {
-                    Wanted::plain(bound)
-                });
-            }
-        }
-        Ok(wanted)
+        let adapted = |site| plans.iter().any(|plan| plan.site.id == site);
+        wanted(host, &self.modules_to_save, self.bias, &adapted)
     }
-}
-
-fn is_classifier(host: &dyn Host) -> bool {
-    matches!(host.info().task_type, Some("SEQ_CLS" | "TOKEN_CLS"))
-}
-
-fn under_base_layer(bound: Bound) -> Wanted {
-    let module = bound.name.trim_end_matches(".bias");
-    let file_key = key(&format!("{module}.base_layer.bias"));
-    Wanted { bound, file_key }
 }

@@ -1,8 +1,9 @@
 //! How do LoRA's options become PEFT's `adapter_config.json`, and how are they read back?
 
+use super::beside::{Bias, saved_names};
 use super::pair::Pair;
 use super::peft::{acted_on, describe, number, sorted};
-use crate::adapter::lora::{Bias, Init, LoraConfig};
+use crate::adapter::lora::{Init, LoraConfig};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::Host;
 use modelsmith_core::method::read_options;
@@ -204,7 +205,7 @@ pub(crate) fn write_config(
     let alphas = config.alpha_pattern.iter();
     let mut map = describe(host.info(), "LORA");
     map.extend(OFF.iter().map(|key| ((*key).to_owned(), Value::Null)));
-    let saved = config.saved_names(host);
+    let saved = saved_names(host, &config.modules_to_save);
     let written = [
         (
             "alpha_pattern",

@@ -1,6 +1,8 @@
 //! What do the adapters share? The low-rank pair and its factorizations, trained copies of host
 //! weights, PEFT's file form, and the weighted combination of saved adapters.
 
+pub(crate) mod attached;
+pub(crate) mod beside;
 pub mod combine;
 pub(crate) mod copies;
 pub(crate) mod factor;

@@ -72,7 +72,7 @@ impl Plan {
     }
 
     /// `[out, in]` back in the host's storage.
-    fn as_stored(&self, matrix: Tensor<2>) -> Flat {
+    pub(crate) fn as_stored(&self, matrix: Tensor<2>) -> Flat {
         let transposed = self.site.fan_in_fan_out || self.site.kind == SiteKind::Embedding;
         let stored = Flat::new(oriented(matrix, transposed));
         Flat {

@@ -202,6 +202,10 @@ impl Adapter for Prefixed {
             .files(host)
     }
 
+    fn is_mergeable(&self) -> bool {
+        false
+    }
+
     fn merged(&self, _: &dyn Host, _: &str) -> Result<Option<Flat>> {
         Err(Error::Usage(
             "a prefix is no change of weights and cannot be merged; keep it as an adapter".into(),
