@@ -102,7 +102,7 @@ def wrapped(name, config, adapter="default"):
 
 def initial(model, config):
     """The first query projection as PEFT's init left it, for inits that change the base weight."""
-    if config.init_lora_weights is True:
+    if getattr(config, "init_lora_weights", True) is True:
         return {}
     layer = model.base_model.model.get_submodule(FIRST_Q)
     return {"init.lora_A": layer.lora_A["default"].weight.clone(), "init.lora_B": layer.lora_B["default"].weight.clone(),
@@ -121,9 +121,9 @@ def tidy(folder):
         path.chmod(0o644)
 
 
-def make(case, name, config, kept):
+def make(case, name, config, kept, root=HERE):
     """One adapter: saved, loaded again, compared, merged."""
-    folder = fresh(HERE / case)
+    folder = fresh(root / case)
     model, inputs = wrapped(name, config)
     expected = {**inputs, **initial(model, config)}
     disturb(model, seed=sum(map(ord, case)))

@@ -14,11 +14,10 @@ computes it from `labels`. AdamW: lr 1e-2, betas 0.9 and 0.999, eps 1e-8, weight
 import sys
 from pathlib import Path
 
-import make  # first: it keeps PEFT from asking the hub
-import torch
-from safetensors.torch import load_file
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lora import make  # noqa: E402  first: it keeps PEFT from asking the hub
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 from fixtures import check_size, fresh, save_tensors, start  # noqa: E402
 
 STEPS = 3

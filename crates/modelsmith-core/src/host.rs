@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::hooks::AttentionShape;
 use crate::parameters::Flat;
-use crate::sites::Site;
+use crate::sites::{Site, SiteKind};
 use burn::tensor::Device;
 use serde_json::Value;
 
@@ -24,8 +24,37 @@ pub struct HostInfo {
     pub head_modules: &'static [&'static str],
     /// Whether the head is a sequence classifier that reads the first token's state.
     pub pools_first: bool,
+    /// Dense layers of a block by what they do.
+    pub block: BlockParts,
     /// The whole `config.json`.
     pub config: Value,
+}
+
+/// Dense layers of every block by what they do, as paths within the block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BlockParts {
+    /// Those that make keys and values; the joint one where queries come out of it too.
+    pub keys_values: Vec<&'static str>,
+    /// The last one of the attention.
+    pub attention_out: &'static str,
+    /// The last one of the MLP.
+    pub mlp_out: &'static str,
+}
+
+/// Paths of the sites that are `parts` of a block, in host order.
+pub fn part_paths(host: &dyn Host, parts: &[&str]) -> Vec<String> {
+    let is_part = |path: &str, part: &str| {
+        let block = path
+            .strip_suffix(part)
+            .and_then(|start| start.strip_suffix('.'));
+        let number = block.and_then(|block| block.rsplit('.').next());
+        number.is_some_and(|number| number.parse::<usize>().is_ok())
+    };
+    let sites = host.sites().iter();
+    let chosen = sites
+        .filter(|site| site.kind == SiteKind::Linear)
+        .filter(|site| parts.iter().any(|part| is_part(&site.path, part)));
+    chosen.map(|site| site.path.clone()).collect()
 }
 
 /// A pretrained network: its sites, and its weights by their Hugging Face names.

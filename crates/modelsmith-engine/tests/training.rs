@@ -66,6 +66,22 @@ fn every_method_resumes_to_the_same_bytes_and_leaves_the_host_alone() {
     }
 }
 
+/// The phases of twelve steps: nothing is cut up to 3, the pattern stays from 8 on.
+#[test]
+fn adalora_stopped_in_any_phase_resumes_to_the_same_bytes() {
+    let world = World::new();
+    let set = r#"method={name="adalora", init_r=3, target_r=1, tinit=3, tfinal=4, delta_t=2}"#;
+    let whole = world.run("whole", &[set]);
+    let pattern = &whole.artifact.join("adapter_config.json");
+    let pattern: serde_json::Value = modelsmith_core::files::read_json(pattern).unwrap();
+    assert!(pattern["rank_pattern"].is_object(), "{pattern}");
+    for step in [2, 3, 5, 6, 8, 9, 11] {
+        let broken = world.run_in_two(&format!("at-{step}"), &[set], step);
+        assert_eq!(adapter_bytes(&whole), adapter_bytes(&broken), "{step}");
+        assert_eq!(metrics(&whole.run), metrics(&broken.run), "{step}");
+    }
+}
+
 #[test]
 fn resuming_is_exact_wherever_the_run_stops() {
     let world = World::new();

@@ -9,7 +9,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Around, AttentionShape, DrawKey, Hooks, Pass, Qkv};
-use modelsmith_core::host::{Host, HostInfo};
+use modelsmith_core::host::{BlockParts, Host, HostInfo};
 use modelsmith_core::layers::{Conv2d, Embedding, Linear, Norm, NormKind};
 use modelsmith_core::mask::Mask;
 use modelsmith_core::parameters::{Flat, frozen, to_vec};
@@ -324,6 +324,11 @@ fn info() -> HostInfo {
         default_targets: &["q_proj", "v_proj"],
         head_modules: &[],
         pools_first: false,
+        block: BlockParts {
+            keys_values: vec!["q_proj"],
+            attention_out: "q_proj",
+            mlp_out: "v_proj",
+        },
         config: json!({}),
     }
 }

@@ -78,14 +78,10 @@ fn merged(host: &Transformer, adapter: &dyn Adapter) -> Transformer {
 #[test]
 fn every_saved_adapter_gives_pefts_logits_and_merges_to_them() {
     let mut cases = 0;
-    for entry in std::fs::read_dir(parity("lora")).unwrap() {
-        let case = entry.unwrap().file_name().into_string().unwrap();
-        if !parity(&format!("lora/{case}/adapter_config.json")).exists() || case == "train" {
-            continue;
-        }
-        let files = files(&format!("lora/{case}"));
+    for case in saved_cases() {
+        let files = files(&case);
         let host = host(&files);
-        let reader = reader(&format!("lora/{case}/expected.safetensors"));
+        let reader = reader(&format!("{case}/expected.safetensors"));
         let expected = floats(&reader);
         let (input, mask) = input(&reader);
         let adapter = restore(&host, &files);
@@ -98,7 +94,58 @@ fn every_saved_adapter_gives_pefts_logits_and_merges_to_them() {
         assert!(apart < TOLERANCE, "{case} merged: {apart}");
         cases += 1;
     }
-    assert_eq!(cases, 20);
+    assert_eq!(cases, 28);
+}
+
+/// Folders of adapters that PEFT saved with what it computed.
+fn saved_cases() -> Vec<String> {
+    let mut found = Vec::new();
+    for kind in ["lora", "adapters"] {
+        for entry in std::fs::read_dir(parity(kind)).unwrap() {
+            let case = format!("{kind}/{}", entry.unwrap().file_name().to_string_lossy());
+            let adapter = parity(&format!("{case}/adapter_config.json")).exists();
+            if adapter && case != "lora/train" {
+                found.push(case);
+            }
+        }
+    }
+    found
+}
+
+/// What is read is written again: the same tensors, and a configuration that means the same.
+#[test]
+fn adalora_and_ia3_are_written_as_they_were_read() {
+    let mut cases = 0;
+    for case in saved_cases()
+        .iter()
+        .filter(|case| case.starts_with("adapters/"))
+    {
+        let files = files(case);
+        let host = host(&files);
+        let again = restore(&host, &files).files(&host).unwrap();
+        let filled = files.tensors.iter().filter(|(_, flat)| !flat.is_empty());
+        let expected: BTreeMap<&String, Vec<f32>> =
+            filled.map(|(key, flat)| (key, flat.to_vec())).collect();
+        let found = again.tensors.iter();
+        let found: BTreeMap<&String, Vec<f32>> =
+            found.map(|(key, flat)| (key, flat.to_vec())).collect();
+        assert_eq!(found, expected, "{case}");
+        for key in [
+            "peft_type",
+            "rank_pattern",
+            "total_step",
+            "lora_alpha",
+            "task_type",
+        ] {
+            assert_eq!(
+                again.config.get(key),
+                files.config.get(key),
+                "{case}: {key}"
+            );
+        }
+        cases += 1;
+    }
+    assert_eq!(cases, 8);
 }
 
 #[test]

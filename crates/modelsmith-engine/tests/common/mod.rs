@@ -42,6 +42,8 @@ impl World {
             json[key] = value.into();
         }
         json["initializer_range"] = 0.2.into();
+        // Some methods train biases alone.
+        json["attention_bias"] = true.into();
         let device = Device::flex();
         let origin = model.display().to_string();
         let host = modelsmith_hosts::random(&json, &origin, 3, &device).unwrap();

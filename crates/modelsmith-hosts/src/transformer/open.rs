@@ -2,14 +2,14 @@
 
 use super::Transformer;
 use super::config::{Config, Head, Task};
-use super::dialects;
+use super::dialects::{self, Names};
 use super::load::{self, Stored, Weights};
 use super::network::Network;
 use super::plan::{HeadPlan, Plan};
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Checkpoint, read_json};
-use modelsmith_core::host::HostInfo;
+use modelsmith_core::host::{BlockParts, HostInfo};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -104,6 +104,17 @@ fn described(mut json: Value, class: &str, labels: Option<usize>) -> Value {
     json
 }
 
+fn block_parts(names: &Names) -> BlockParts {
+    BlockParts {
+        keys_values: match names.fused {
+            "" => vec![names.key, names.value],
+            fused => vec![fused],
+        },
+        attention_out: names.attention_out,
+        mlp_out: names.down,
+    }
+}
+
 fn info(config: Value, class: String, origin: String) -> HostInfo {
     HostInfo {
         model_type: config["model_type"].as_str().unwrap_or_default().to_owned(),
@@ -113,6 +124,7 @@ fn info(config: Value, class: String, origin: String) -> HostInfo {
         default_targets: &[],
         head_modules: &[],
         pools_first: false,
+        block: BlockParts::default(),
         config,
     }
 }
@@ -126,6 +138,7 @@ impl Transformer {
         device: &Device,
     ) -> Result<Self> {
         info.default_targets = config.names.targets;
+        info.block = block_parts(config.names);
         info.task_type = match config.head {
             Head::Base => Some("FEATURE_EXTRACTION"),
             Head::CausalLm => Some("CAUSAL_LM"),

@@ -5,8 +5,11 @@
 //! in the table and, where it has a file form of its own, its row in [`PEFT`].
 
 mod adalora;
+mod bitfit;
+mod bottleneck;
 pub mod common;
 mod full;
+mod ia3;
 mod linear_probe;
 mod lora;
 
@@ -16,8 +19,11 @@ mod parity;
 mod tests;
 
 pub use adalora::{AdaLoraConfig, Score};
+pub use bitfit::BitFitConfig;
+pub use bottleneck::BottleneckConfig;
 pub use common::beside::Bias;
 pub use full::FullConfig;
+pub use ia3::Ia3Config;
 pub use linear_probe::LinearProbeConfig;
 pub use lora::{Init, LoraConfig};
 
@@ -36,6 +42,11 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
     row::<LoraConfig>(lora::OLORA, lora::olora),
     row::<AdaLoraConfig>(AdaLoraConfig::CARD, adalora::defaults),
     row::<AdaLoraConfig>(adalora::SVD_LORA, adalora::svd_lora),
+    row::<Ia3Config>(Ia3Config::CARD, ia3::defaults),
+    row::<BottleneckConfig>(BottleneckConfig::CARD, bottleneck::defaults),
+    row::<BottleneckConfig>(bottleneck::PFEIFFER, bottleneck::pfeiffer),
+    row::<BottleneckConfig>(bottleneck::PARALLEL, bottleneck::parallel),
+    row::<BitFitConfig>(BitFitConfig::CARD, bitfit::defaults),
     row::<FullConfig>(FullConfig::CARD, full::defaults),
     row::<LinearProbeConfig>(LinearProbeConfig::CARD, linear_probe::defaults),
 ];
@@ -44,6 +55,9 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
 pub const PEFT: &[(&str, FromPeft)] = &[
     ("LORA", lora::from_peft),
     ("ADALORA", adalora::from_peft),
+    ("IA3", ia3::from_peft),
+    ("BOTTLENECK", bottleneck::from_peft),
+    ("BITFIT", bitfit::from_peft),
     ("FULL", full::from_peft),
     ("LINEAR_PROBE", linear_probe::from_peft),
 ];

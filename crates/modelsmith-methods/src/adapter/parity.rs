@@ -9,7 +9,7 @@ use crate::from_peft;
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{DType, Reader, read_json};
-use modelsmith_core::host::{Host, HostInfo};
+use modelsmith_core::host::{BlockParts, Host, HostInfo};
 use modelsmith_core::method::Method;
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::roles::{Adapt, AdapterFiles};
@@ -76,6 +76,7 @@ impl Weights {
             default_targets: &[],
             head_modules: if classifier { &["classifier"] } else { &[] },
             pools_first: false,
+            block: BlockParts::default(),
             config: json!({}),
         };
         Self {

@@ -170,12 +170,11 @@ impl<S: AtSite> Hooks for Attached<S> {
     }
 }
 
-/// The parts of [`modelsmith_core::roles::Adapter`] that an adapter with a field `attached` hands on.
+/// The parts of [`modelsmith_core::roles::Adapter`] that an adapter with a field `attached` hands on;
+/// `cannot_merge` is the reason of one that is no change of weights.
 macro_rules! attached {
     () => {
-        fn hooks(&self) -> &dyn Hooks {
-            &self.attached
-        }
+        $crate::adapter::common::attached::attached!(@always);
 
         fn merged(&self, host: &dyn Host, name: &str) -> Result<Option<Flat>> {
             self.attached.merged(host, name)
@@ -183,6 +182,24 @@ macro_rules! attached {
 
         fn unmerged(&self, host: &dyn Host, name: &str) -> Result<Option<Flat>> {
             self.attached.unmerged(host, name)
+        }
+    };
+    (cannot_merge: $reason:expr) => {
+        $crate::adapter::common::attached::attached!(@always);
+
+        fn is_mergeable(&self) -> bool {
+            false
+        }
+
+        fn merged(&self, _host: &dyn Host, _name: &str) -> Result<Option<Flat>> {
+            Err(Error::Usage(
+                concat!($reason, " and cannot be merged; keep it as an adapter").into(),
+            ))
+        }
+    };
+    (@always) => {
+        fn hooks(&self) -> &dyn Hooks {
+            &self.attached
         }
 
         fn sites(&self) -> Vec<&Site> {
