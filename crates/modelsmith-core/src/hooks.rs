@@ -9,7 +9,7 @@ use crate::layers::{Conv2d, Embedding, Linear, Norm};
 use crate::mask::Mask;
 use crate::random::Stream;
 use crate::sites::Site;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 /// What is common to one forward pass.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,8 @@ pub struct Pass {
     pub training: Option<DrawKey>,
     /// Positions already in the key-value cache before this pass.
     pub offset: usize,
+    /// While training, which tokens `[batch, time]` are no padding; all where absent.
+    pub valid: Option<Tensor<2, Bool>>,
 }
 
 /// Key of the random draws of one training micro-batch.

@@ -138,6 +138,12 @@ pub trait Adapter: Parameters + Send + Sync {
         Err(Error::Usage("this adapter has no scale".into()))
     }
 
+    /// Terms of the loss that the hooks met in the last pass of training, taken out: the loss of the
+    /// pass's batch is the sum of both.
+    fn take_terms(&self) -> Option<Tensor<1>> {
+        None
+    }
+
     /// A term added to the loss of every step.
     fn penalty(&self) -> Option<Tensor<1>> {
         None

@@ -27,6 +27,13 @@ pub struct Prepared {
     pub tokens: u64,
 }
 
+impl Prepared {
+    /// Its part of a step with `places` places in all.
+    pub(crate) fn share_of(&self, places: usize) -> f64 {
+        self.targets.len() as f64 / places.max(1) as f64
+    }
+}
+
 /// How tokens are hidden for masked language modelling.
 #[derive(Clone, Copy, Debug)]
 pub struct Masking {

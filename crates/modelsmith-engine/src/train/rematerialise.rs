@@ -10,7 +10,7 @@
 //! Random draws are keyed by site and step, so the second run draws what the first drew.
 
 use super::loss::{Prepared, loss_of_hidden};
-use super::step::{add, scalar};
+use super::step::{Share, add, scalar, sum, terms_of};
 use burn::tensor::Tensor;
 use modelsmith_core::error::Result;
 use modelsmith_core::hooks::Pass;
@@ -32,28 +32,44 @@ pub(crate) fn backward(
     places: usize,
     gradients: &mut BTreeMap<String, Flat>,
     finite: &dyn Fn(f64) -> Result<f64>,
-) -> Result<f64> {
+) -> Result<Share> {
     let hooks = [adapter.hooks()];
     let stages = host.stages(&batch.input, pass, &hooks)?;
     let mut entered = vec![stages.embed().without_autodiff()];
     for layer in 0..host.num_layers() {
         let x = entered[layer].clone();
         entered.push(stages.block(layer, x).without_autodiff());
+        // The second run leaves the terms that count; these would keep the block's graph.
+        drop(adapter.take_terms());
     }
     let last = leaf(entered.pop());
     let hidden = stages.top(last.clone());
     let loss = loss_of_hidden(host, hidden, batch, pass, &hooks).div_scalar(places.max(1) as f64);
-    let value = finite(scalar(&loss))?;
+    let mut values = Share {
+        loss: finite(scalar(&loss))?,
+        terms: None,
+    };
+    let share = batch.share_of(places);
+    let mut terms = |adapter: &dyn Adapter| -> Result<Option<Tensor<1>>> {
+        let terms = terms_of(adapter, share);
+        let value = terms.as_ref().map(|terms| finite(scalar(terms)));
+        values.terms = sum(values.terms, value.transpose()?);
+        Ok(terms)
+    };
+    let loss = match terms(adapter)? {
+        Some(terms) => loss + terms,
+        None => loss,
+    };
     let mut taken = loss.backward();
     let mut flowing = last.grad_remove(&mut taken);
     add(gradients, adapter.take_gradients(&mut taken));
     for layer in (0..host.num_layers()).rev() {
         let x = leaf(entered.pop());
         let y = stages.block(layer, x.clone());
-        flowing = pull(y, flowing, Some(x), adapter, gradients);
+        flowing = pull(y, flowing, terms(adapter)?, Some(x), adapter, gradients);
     }
-    pull(stages.embed(), flowing, None, adapter, gradients);
-    Ok(value)
+    pull(stages.embed(), flowing, None, None, adapter, gradients);
+    Ok(values)
 }
 
 /// A kept activation as a leaf of a new graph.
@@ -63,10 +79,12 @@ fn leaf(kept: Option<Tensor<3>>) -> Tensor<3> {
     kept.autodiff().require_grad()
 }
 
-/// Adds the parameters' gradients of `<y, g>` and returns the gradient with respect to `x`.
+/// Adds the parameters' gradients of `<y, g>` and of the block's terms, and returns the gradient with respect
+/// to `x`.
 fn pull(
     y: Tensor<3>,
     g: Option<Tensor<3>>,
+    terms: Option<Tensor<1>>,
     x: Option<Tensor<3>>,
     adapter: &dyn Adapter,
     gradients: &mut BTreeMap<String, Flat>,
@@ -75,7 +93,12 @@ fn pull(
     if !y.is_tracked() {
         return None;
     }
-    let mut taken = (y * g).sum().backward();
+    let root = (y * g).sum();
+    let root = match terms {
+        Some(terms) => root + terms,
+        None => root,
+    };
+    let mut taken = root.backward();
     let flowing = x.and_then(|x| x.grad_remove(&mut taken));
     add(gradients, adapter.take_gradients(&mut taken));
     flowing

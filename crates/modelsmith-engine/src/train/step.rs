@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 pub struct StepReport {
     /// Mean negative log-likelihood over the places that count.
     pub loss: f64,
-    /// The method's penalty, if it has one.
+    /// The method's own terms of the loss and its penalty, if it has any.
     pub penalty: Option<f64>,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
@@ -107,11 +107,13 @@ impl Stepper<'_> {
         adapter.before_step(progress)?;
         let places: usize = window.iter().map(|batch| batch.targets.len()).sum();
         let mut gradients = BTreeMap::new();
-        let mut loss = 0.0;
+        let (mut loss, mut terms) = (0.0, None);
         for (micro, batch) in window.iter().enumerate() {
-            loss += self.backward(adapter, batch, micro, places, progress, &mut gradients)?;
+            let share = self.backward(adapter, batch, micro, places, progress, &mut gradients)?;
+            loss += share.loss;
+            terms = sum(terms, share.terms);
         }
-        let penalty = self.penalty(adapter, &mut gradients, progress)?;
+        let penalty = sum(terms, self.penalty(adapter, &mut gradients, progress)?);
         adapter.after_backward(progress, &mut gradients)?;
         let gradient_norm = global_norm(&gradients);
         if !gradient_norm.is_finite() {
@@ -148,7 +150,7 @@ impl Stepper<'_> {
         places: usize,
         progress: Progress,
         gradients: &mut BTreeMap<String, Flat>,
-    ) -> Result<f64> {
+    ) -> Result<Share> {
         let pass = Pass {
             training: Some(DrawKey {
                 seed: self.seed,
@@ -156,6 +158,7 @@ impl Stepper<'_> {
                 micro: micro as u64,
             }),
             offset: 0,
+            valid: batch.input.mask.clone(),
         };
         let hooks = [adapter.hooks()];
         let finite = |loss: f64| {
@@ -177,13 +180,25 @@ impl Stepper<'_> {
         let loss = loss_of_hidden(self.host, hidden, batch, &pass, &hooks)
             .div_scalar(places.max(1) as f64);
         let value = finite(scalar(&loss))?;
+        let terms = terms_of(adapter, batch.share_of(places));
+        let values = Share {
+            loss: value,
+            terms: terms
+                .as_ref()
+                .map(|terms| finite(scalar(terms)))
+                .transpose()?,
+        };
+        let loss = match terms {
+            Some(terms) => loss + terms,
+            None => loss,
+        };
         if !loss.is_tracked() {
             return Err(Error::Failed(
                 "no trained parameter takes part in the loss; the adapter is attached where this head does not look".into(),
             ));
         }
         add(gradients, adapter.take_gradients(&mut loss.backward()));
-        Ok(value)
+        Ok(values)
     }
 
     fn penalty(
@@ -235,6 +250,28 @@ impl Stepper<'_> {
             done = optimizer.update_all(updates.collect());
         });
         done
+    }
+}
+
+/// What one batch adds to the figures of its step.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share {
+    /// Its part of the mean loss.
+    pub(crate) loss: f64,
+    /// Its part of the method's own terms.
+    pub(crate) terms: Option<f64>,
+}
+
+/// The terms that the last pass left in the adapter, at the weight of a batch that is `share` of the step.
+pub(crate) fn terms_of(adapter: &dyn Adapter, share: f64) -> Option<Tensor<1>> {
+    adapter.take_terms().map(|terms| terms.mul_scalar(share))
+}
+
+/// The sum of what is there.
+pub(crate) fn sum(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one + other),
+        (one, other) => one.or(other),
     }
 }
 

@@ -12,6 +12,7 @@ mod full;
 mod ia3;
 mod linear_probe;
 mod lora;
+mod moelora;
 
 #[cfg(test)]
 mod parity;
@@ -26,6 +27,7 @@ pub use full::FullConfig;
 pub use ia3::Ia3Config;
 pub use linear_probe::LinearProbeConfig;
 pub use lora::{Init, LoraConfig};
+pub use moelora::MoeLoraConfig;
 
 use crate::saved::FromPeft;
 use modelsmith_core::error::Result;
@@ -42,6 +44,7 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
     row::<LoraConfig>(lora::OLORA, lora::olora),
     row::<AdaLoraConfig>(AdaLoraConfig::CARD, adalora::defaults),
     row::<AdaLoraConfig>(adalora::SVD_LORA, adalora::svd_lora),
+    row::<MoeLoraConfig>(MoeLoraConfig::CARD, moelora::defaults),
     row::<Ia3Config>(Ia3Config::CARD, ia3::defaults),
     row::<BottleneckConfig>(BottleneckConfig::CARD, bottleneck::defaults),
     row::<BottleneckConfig>(bottleneck::PFEIFFER, bottleneck::pfeiffer),
@@ -55,6 +58,7 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
 pub const PEFT: &[(&str, FromPeft)] = &[
     ("LORA", lora::from_peft),
     ("ADALORA", adalora::from_peft),
+    ("MOELORA", moelora::from_peft),
     ("IA3", ia3::from_peft),
     ("BOTTLENECK", bottleneck::from_peft),
     ("BITFIT", bitfit::from_peft),
