@@ -11,10 +11,16 @@ use modelsmith_engine::{Stop, registry, tune};
 fn with_defaults(method: &str) -> String {
     let all = registry::all();
     let listed = all.iter().find(|listed| listed.card.id == method).unwrap();
-    match listed.defaults.get("virtual_tokens") {
-        Some(_) => format!(r#"method={{name="{method}", virtual_tokens=4}}"#),
-        None => format!(r#"method={{name="{method}"}}"#),
+    let known = |key: &str| listed.defaults.get(key).is_some();
+    let mut set = format!(r#"method={{name="{method}""#);
+    if known("virtual_tokens") {
+        set.push_str(", virtual_tokens=4");
     }
+    // The usual one reads an earlier run.
+    if known("criterion") {
+        set.push_str(r#", criterion="magnitude""#);
+    }
+    set + "}"
 }
 
 /// Every method of the tables that trains an adapter or a prompt, found there and not listed here.

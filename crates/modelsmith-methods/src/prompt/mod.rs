@@ -6,12 +6,14 @@
 
 mod common;
 mod low_rank_prompt;
+mod ltp;
 mod prefix_tuning;
 mod prompt_tuning;
 mod residual_prompt;
 
 pub use common::start::Start;
 pub use low_rank_prompt::{Activation, Factors, Form, LowRankPromptConfig};
+pub use ltp::{Criterion, Layers, LtpConfig, Scope};
 pub use prefix_tuning::PrefixTuningConfig;
 pub use prompt_tuning::PromptTuningConfig;
 pub use residual_prompt::{Nonlinearity, ResidualPromptConfig};
@@ -31,6 +33,7 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
     row::<LowRankPromptConfig>(LowRankPromptConfig::CARD, low_rank_prompt::defaults),
     row::<LowRankPromptConfig>(low_rank_prompt::LOPT1, low_rank_prompt::lopt1),
     row::<LowRankPromptConfig>(low_rank_prompt::LOPT2, low_rank_prompt::lopt2),
+    row::<LtpConfig>(LtpConfig::CARD, ltp::defaults),
 ];
 
 /// The method that reads each `peft_type`. Types that PEFT does not know are ids in upper case.
@@ -41,6 +44,7 @@ pub const PEFT: &[(&str, FromPeft)] = &[
     (prefix_tuning::PROJECTED, prefix_tuning::from_peft),
     (residual_prompt::TYPE, residual_prompt::from_peft),
     (low_rank_prompt::TYPE, low_rank_prompt::from_peft),
+    (ltp::TYPE, ltp::from_peft),
 ];
 
 const fn row<C: Method + Adapt + 'static>(card: Card, defaults: fn() -> Value) -> Entry<dyn Adapt> {

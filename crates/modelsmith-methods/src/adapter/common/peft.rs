@@ -137,6 +137,11 @@ impl Taker {
         Ok(found)
     }
 
+    /// Whether there is a tensor `key` still.
+    pub(crate) fn holds(&self, key: &str) -> bool {
+        self.tensors.contains_key(key)
+    }
+
     /// The tensor `key` of any shape, if there is one.
     pub(crate) fn take_any(&mut self, key: &str) -> Option<Flat> {
         self.tensors.remove(key)
