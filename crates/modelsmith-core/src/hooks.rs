@@ -204,6 +204,27 @@ pub trait Hooks: Send + Sync {
     fn prefix(&self) -> usize {
         0
     }
+    /// Whether anything is done at a site; where it is not, other rows of a mixed batch may be computed
+    /// together with this hook's.
+    fn acts_at(&self, site: &Site) -> bool {
+        let _ = site;
+        true
+    }
+    /// What [`Hooks::linear`] gives for `x` `[batch, time, in]`, where the rest of the onion gives `y`
+    /// `[batch, time, out]` for the same `x`; `None`, the default, where the rest sees another input.
+    fn after_linear(
+        &self,
+        call: &LinearCall<'_>,
+        x: &Tensor<3>,
+        y: Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        let _ = (call, x, y);
+        None
+    }
+    /// Told between two passes with one cache that only these rows of the batch go on, in this order.
+    fn keep_rows(&self, kept: &[usize]) {
+        let _ = kept;
+    }
 }
 
 /// Positions of every row that hooks leave no room for tokens at.

@@ -13,6 +13,7 @@ pub mod host;
 pub mod layers;
 pub mod mask;
 pub mod method;
+pub mod mixed;
 pub mod parameters;
 pub mod random;
 pub mod roles;

@@ -82,7 +82,7 @@ pub fn generate(
         for (row, logits) in rows.iter_mut().zip(logits) {
             going.push(step(room, options, row, logits, on_token)?);
         }
-        retire(&mut rows, &going, &mut found, &mut cache)?;
+        retire(&mut rows, &going, &mut found, &mut cache, hooks)?;
         let last = |row: &Row| row.tokens[row.tokens.len() - 1..].to_vec();
         fresh = rows.iter().map(last).collect();
     }
@@ -172,6 +172,7 @@ fn retire(
     going: &[bool],
     found: &mut [Vec<u32>],
     cache: &mut KvCache,
+    hooks: &[&dyn Hooks],
 ) -> Result<()> {
     if going.iter().all(|going| *going) {
         return Ok(());
@@ -187,6 +188,7 @@ fn retire(
     *rows = staying;
     if !rows.is_empty() {
         cache.select(&kept)?;
+        hooks.iter().for_each(|hook| hook.keep_rows(&kept));
     }
     Ok(())
 }

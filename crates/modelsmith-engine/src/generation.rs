@@ -5,8 +5,10 @@ use crate::model::Model;
 use crate::sampler::Sampler;
 use crate::text_stream::TextStream;
 use modelsmith_core::error::{Error, Result};
+use modelsmith_core::hooks::Hooks;
 use modelsmith_data::read::{Location, ReadOptions, Source};
 use modelsmith_data::{ChatTemplate, DataConfig, Message, StreamDecoder, Tokenizer};
+use modelsmith_hosts::Transformer;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt::Write;
@@ -106,7 +108,8 @@ pub fn read_prompts(file: &Path) -> Result<Vec<Prompt>> {
         .collect()
 }
 
-fn prompt_of(at: &Location, columns: &Map<String, Value>) -> Result<Prompt> {
+/// The prompt of a row of a data file.
+pub(crate) fn prompt_of(at: &Location, columns: &Map<String, Value>) -> Result<Prompt> {
     if let Some(messages) = columns.get("messages") {
         let messages: Vec<Message> = serde_json::from_value(messages.clone())
             .map_err(|error| at.error(format!("messages: {error}")))?;
@@ -148,7 +151,8 @@ pub fn complete(
             ..options.clone()
         };
         done.extend(complete_batch(
-            model,
+            &model.host,
+            &model.hooks(),
             &tokenizer,
             rows,
             &options,
@@ -171,8 +175,10 @@ struct Row<'a> {
     text: String,
 }
 
-fn complete_batch(
-    model: &Model,
+/// Completes rows of text and tokens at once.
+pub(crate) fn complete_batch(
+    host: &Transformer,
+    hooks: &[&dyn Hooks],
     tokenizer: &Tokenizer,
     rows: &[(String, Vec<u32>)],
     options: &TextOptions,
@@ -186,9 +192,8 @@ fn complete_batch(
     let mut growing: Vec<Row<'_>> = ids.iter().map(row).collect();
     let settings = settings(tokenizer, options);
     let mut failed = None;
-    let hooks = model.hooks();
     let started = Instant::now();
-    let tokens = generate(&model.host, &ids, &settings, &hooks, &mut |number, id| {
+    let tokens = generate(host, &ids, &settings, hooks, &mut |number, id| {
         let row = &mut growing[number];
         match row.stream.push(id) {
             Ok(text) => {
@@ -205,7 +210,7 @@ fn complete_batch(
         return Err(error);
     }
     let seconds = started.elapsed().as_secs_f64();
-    let limit = room(&model.host, &hooks);
+    let limit = room(host, hooks);
     let mut done = Vec::with_capacity(rows.len());
     for (number, (mut row, tokens)) in growing.into_iter().zip(tokens).enumerate() {
         let rest = row.stream.finish()?;
@@ -246,14 +251,18 @@ fn settings(tokenizer: &Tokenizer, options: &TextOptions) -> GenerateOptions {
 }
 
 /// Turns prompts into what the model reads.
-struct Encoder<'a> {
+pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
     options: &'a TextOptions,
 }
 
 impl<'a> Encoder<'a> {
-    fn new(tokenizer: &'a Tokenizer, prompts: &[Prompt], options: &'a TextOptions) -> Result<Self> {
+    pub(crate) fn new(
+        tokenizer: &'a Tokenizer,
+        prompts: &[Prompt],
+        options: &'a TextOptions,
+    ) -> Result<Self> {
         let wanted = options.chat
             || prompts
                 .iter()
@@ -270,7 +279,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// The text and its tokens.
-    fn encode(&self, prompt: &Prompt) -> Result<(String, Vec<u32>)> {
+    pub(crate) fn encode(&self, prompt: &Prompt) -> Result<(String, Vec<u32>)> {
         let (text, ids) = match (&self.template, prompt) {
             (Some(template), Prompt::Chat(messages)) => self.chat(template, messages)?,
             (Some(template), Prompt::Text(text)) if self.options.chat => {

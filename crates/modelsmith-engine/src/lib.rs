@@ -34,6 +34,7 @@ mod run_info;
 pub mod runs;
 mod sampler;
 pub mod samples;
+pub mod serving;
 pub mod show;
 mod signals;
 pub mod site_change;

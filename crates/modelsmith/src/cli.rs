@@ -1,7 +1,7 @@
 //! The command line: what can be said, in one place.
 
 use crate::commands::{adapter, bench, completions, data, eval, generate, inspect, methods};
-use crate::commands::{pretrain, quickstart, reproduce, run, runs, schema, studio, tune};
+use crate::commands::{pretrain, quickstart, reproduce, run, runs, schema, serve, studio, tune};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use modelsmith_engine::Recipe;
@@ -14,7 +14,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["quickstart"]),
     ("Train", &["tune", "run", "pretrain"]),
     ("Runs", &["runs"]),
-    ("Use", &["generate", "eval"]),
+    ("Use", &["generate", "eval", "serve"]),
     ("Adapters", &["adapter"]),
     ("Look", &["inspect", "studio", "methods", "schema"]),
     ("Claims", &["reproduce"]),
@@ -79,6 +79,7 @@ pub(crate) enum Name {
     Runs(runs::Runs),
     Generate(generate::Generate),
     Eval(eval::Eval),
+    Serve(serve::Serve),
     Adapter(adapter::Adapter),
     Inspect(inspect::Inspect),
     Methods(methods::Methods),

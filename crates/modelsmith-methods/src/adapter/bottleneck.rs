@@ -16,7 +16,7 @@ use super::common::peft::{Taker, acted_on, describe, key, sorted};
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, activation};
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::hooks::{Hooks, LinearCall};
+use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
 use modelsmith_core::host::{Host, part_paths};
 use modelsmith_core::method::{Card, Family, Method, read_options};
 use modelsmith_core::parameters::{Flat, trained};
@@ -351,11 +351,15 @@ impl AtSite for Layers {
         copies: &Copies,
         x: Tensor<3>,
     ) -> Tensor<3> {
-        let config = &self.place.config;
         let pass = call.pass;
         let y = copies.linear(call, x.clone());
+        self.after(pass, effect, &x, y.clone()).unwrap_or(y)
+    }
+
+    fn after(&self, pass: &Pass, effect: f64, x: &Tensor<3>, y: Tensor<3>) -> Option<Tensor<3>> {
+        let config = &self.place.config;
         let read = match config.parallel {
-            true => x,
+            true => x.clone(),
             false => y.clone(),
         };
         let name = format!("bottleneck/{}", self.place.site.path);
@@ -363,7 +367,7 @@ impl AtSite for Layers {
         let inner = linear(read, self.down.val(), Some(self.down_bias.val()), None);
         let inner = config.non_linearity.of(inner);
         let added = linear(inner, self.up.val(), Some(self.up_bias.val()), None);
-        y + added * (config.scaling * effect)
+        Some(y + added * (config.scaling * effect))
     }
 
     fn fold(&self, _weight: &Flat, _effect: f64, _sign: f64) -> Result<Flat> {
@@ -411,7 +415,6 @@ impl Adapter for Bottleneck {
 mod tests {
     use super::*;
     use crate::fake_host::FakeHost;
-    use modelsmith_core::hooks::Pass;
     use modelsmith_core::layers;
     use modelsmith_core::parameters::{frozen, to_vec};
 

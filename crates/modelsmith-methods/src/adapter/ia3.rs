@@ -14,7 +14,7 @@ use super::common::peft::{Taker, acted_on, describe, key, sorted};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::hooks::{Hooks, LinearCall};
+use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
 use modelsmith_core::host::{Host, part_paths};
 use modelsmith_core::method::{Card, Family, Method, defaults_of, read_options};
 use modelsmith_core::parameters::{Flat, trained};
@@ -256,6 +256,10 @@ impl AtSite for Scale {
             true => copies.linear(call, x * vector),
             false => copies.linear(call, x) * vector,
         }
+    }
+
+    fn after(&self, _pass: &Pass, effect: f64, _x: &Tensor<3>, y: Tensor<3>) -> Option<Tensor<3>> {
+        (!self.place.feedforward).then(|| y * self.vector(effect).unsqueeze())
     }
 
     fn fold(&self, weight: &Flat, effect: f64, sign: f64) -> Result<Flat> {

@@ -434,6 +434,25 @@ impl Hooks for Lora {
         pair.conv(layer, pass, self.effect, x, y)
     }
 
+    fn acts_at(&self, site: &Site) -> bool {
+        self.pair(site).is_some() || self.copies.acts_at(site)
+    }
+
+    fn after_linear(
+        &self,
+        call: &LinearCall<'_>,
+        x: &Tensor<3>,
+        y: Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        let y = self.copies.after_linear(call, x, y)?;
+        let Some(pair) = self.pair(call.site) else {
+            return Some(y);
+        };
+        let bias = call.layer.bias.as_ref().map(Param::val);
+        let bias = self.copies.bias(call.site.id, bias);
+        Some(pair.linear(call.layer, call.pass, self.effect, x.clone(), y, bias))
+    }
+
     fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
         self.copies.norm(call, x)
     }

@@ -16,7 +16,9 @@ pub(crate) mod reproduce;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod schema;
+pub(crate) mod serve;
 pub(crate) mod studio;
+pub(crate) mod text_flags;
 pub(crate) mod tune;
 
 use crate::cli::{Cli, Common, Name};
@@ -35,6 +37,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome {
         Name::Runs(flags) => flags.execute(&output),
         Name::Generate(flags) => flags.execute(&common, &output),
         Name::Eval(flags) => flags.execute(&common, &output),
+        Name::Serve(flags) => flags.execute(&common, &output),
         Name::Adapter(flags) => flags.execute(&common, &output),
         Name::Inspect(flags) => flags.execute(&common, &output),
         Name::Methods(flags) => flags.execute(&output),

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod claim;
+mod costs;
 mod evaluation;
 mod inspection;
 mod methods;
@@ -16,6 +17,7 @@ mod table;
 
 pub(crate) use adapters::{adapter, convert, merge};
 pub(crate) use claim::claim;
+pub(crate) use costs::costs;
 pub(crate) use evaluation::evaluation;
 pub(crate) use inspection::inspection;
 pub(crate) use methods::{method, methods};

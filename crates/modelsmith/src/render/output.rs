@@ -61,6 +61,13 @@ impl Output {
         }
     }
 
+    /// What is of use to a person and no part of the result.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            let _ = writeln!(anstream::stderr(), "{text}");
+        }
+    }
+
     /// A piece of the result, at once.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use crate::adapter::common::pair::Plan;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use modelsmith_core::error::Result;
-use modelsmith_core::hooks::{Hooks, LinearCall};
+use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{Flat, frozen, to_vec, trained};
 use modelsmith_core::random::Stream;
@@ -172,9 +172,17 @@ impl AtSite for Triplets {
             let bias = layer.bias.as_ref().map(Param::val);
             return change.added_to(x, layer.stored(), copies.bias(site.id, bias));
         }
-        let name = format!("adalora/{}", site.path);
+        let y = copies.linear(call, x.clone());
+        self.after(pass, effect, &x, y.clone()).unwrap_or(y)
+    }
+
+    fn after(&self, pass: &Pass, effect: f64, x: &Tensor<3>, y: Tensor<3>) -> Option<Tensor<3>> {
+        let name = format!("adalora/{}", self.plan.site.path);
         let dropped = pass.dropout(&name, self.plan.dropout, x.clone());
-        copies.linear(call, x) + change.dense(dropped)
+        Some(match self.low_rank(effect) {
+            Some(change) => y + change.dense(dropped),
+            None => y,
+        })
     }
 
     fn fold(&self, weight: &Flat, effect: f64, sign: f64) -> Result<Flat> {

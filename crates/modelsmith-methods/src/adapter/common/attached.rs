@@ -6,7 +6,7 @@ use super::weights::{separated, weight_of};
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::Result;
-use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall};
+use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::layers::Linear;
 use modelsmith_core::parameters::Flat;
@@ -21,6 +21,13 @@ pub(crate) trait AtSite: Module + Sync {
     /// `copies.linear`, `effect` is not 0.
     fn linear(&self, call: LinearCall<'_>, effect: f64, copies: &Copies, x: Tensor<3>)
     -> Tensor<3>;
+
+    /// What the layer gives for `x` `[batch, time, in]` with this, where it gives `y` without;
+    /// `None` where this changes what the layer reads.
+    fn after(&self, pass: &Pass, effect: f64, x: &Tensor<3>, y: Tensor<3>) -> Option<Tensor<3>> {
+        let _ = (pass, effect, x, y);
+        None
+    }
 
     /// The layer's weight as stored with this folded in (`sign` 1) or taken out again (−1).
     ///
@@ -151,6 +158,23 @@ impl<S: AtSite> Hooks for Attached<S> {
         match self.at(call.site) {
             Some(state) => state.linear(call, self.effect, &self.copies, x),
             None => self.copies.linear(call, x),
+        }
+    }
+
+    fn acts_at(&self, site: &Site) -> bool {
+        self.at(site).is_some() || self.copies.acts_at(site)
+    }
+
+    fn after_linear(
+        &self,
+        call: &LinearCall<'_>,
+        x: &Tensor<3>,
+        y: Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        let y = self.copies.after_linear(call, x, y)?;
+        match self.at(call.site) {
+            Some(state) => state.after(call.pass, self.effect, x, y),
+            None => Some(y),
         }
     }
 

@@ -306,6 +306,28 @@ impl Hooks for Copies {
         norm(x, gain, bias, layer.kind, layer.epsilon)
     }
 
+    fn acts_at(&self, site: &Site) -> bool {
+        self.at.contains_key(&site.id)
+    }
+
+    fn after_linear(
+        &self,
+        call: &LinearCall<'_>,
+        x: &Tensor<3>,
+        y: Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        let _ = x;
+        let site = call.site.id;
+        if self.has_weight(site) {
+            return None;
+        }
+        let base = call.layer.bias.as_ref().map(Param::val);
+        Some(match self.bias_change(site, base) {
+            Some(change) => y + change.unsqueeze(),
+            None => y,
+        })
+    }
+
     fn head_weight(&self, site: &Site, layer: &Linear, weight: Tensor<2>) -> Option<Tensor<2>> {
         if self.at.get(&site.id).is_some_and(|at| at.bias.is_some()) {
             return None;

@@ -89,6 +89,19 @@ impl Hooks for Trained {
         self.copies.conv(call, x)
     }
 
+    fn acts_at(&self, site: &Site) -> bool {
+        self.copies.acts_at(site)
+    }
+
+    fn after_linear(
+        &self,
+        call: &LinearCall<'_>,
+        x: &Tensor<3>,
+        y: Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        self.copies.after_linear(call, x, y)
+    }
+
     fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
         self.copies.norm(call, x)
     }

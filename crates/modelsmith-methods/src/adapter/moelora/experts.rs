@@ -385,19 +385,24 @@ impl AtSite for Experts {
         x: Tensor<3>,
     ) -> Tensor<3> {
         let pass = call.pass;
+        let y = copies.linear(call, x.clone());
+        self.after(pass, effect, &x, y.clone()).unwrap_or(y)
+    }
+
+    fn after(&self, pass: &Pass, effect: f64, x: &Tensor<3>, y: Tensor<3>) -> Option<Tensor<3>> {
         let [batch, time, _] = x.dims();
-        let routed = self.route(pass, &x);
+        let routed = self.route(pass, x);
         let name = format!("moelora/{}", self.plan.site.path);
         let dropped = pass.dropout(&name, self.plan.dropout, x.clone());
         let inner = linear(dropped, self.lora_a.val(), None, None);
         let flat = inner.reshape([batch * time, self.plan.rank]);
         let gated = flat.clone() * self.spread(routed.gates.clone()) * (self.plan.scale * effect);
         let gated = gated.reshape([batch, time, self.plan.rank]);
-        let y = copies.linear(call, x) + linear(gated, self.lora_b.val(), None, None);
+        let added = linear(gated, self.lora_b.val(), None, None);
         if pass.training.is_some() {
             self.leave(pass, &routed, flat, [batch, time]);
         }
-        y
+        Some(y + added)
     }
 
     fn fold(&self, weight: &Flat, effect: f64, sign: f64) -> Result<Flat> {

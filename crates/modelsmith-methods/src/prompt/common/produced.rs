@@ -183,6 +183,19 @@ impl<P: Producer> Hooks for Produced<P> {
         self.heads.conv(call, x)
     }
 
+    fn acts_at(&self, site: &Site) -> bool {
+        self.heads.acts_at(site)
+    }
+
+    fn after_linear(
+        &self,
+        call: &LinearCall<'_>,
+        x: &Tensor<3>,
+        y: Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        self.heads.after_linear(call, x, y)
+    }
+
     fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
         self.heads.norm(call, x)
     }

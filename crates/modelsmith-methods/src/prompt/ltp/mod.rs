@@ -554,6 +554,22 @@ impl Hooks for Ltp {
         }
     }
 
+    fn acts_at(&self, site: &Site) -> bool {
+        self.sparse.holds(site.id) || self.heads.acts_at(site)
+    }
+
+    fn after_linear(
+        &self,
+        call: &LinearCall<'_>,
+        x: &Tensor<3>,
+        y: Tensor<3>,
+    ) -> Option<Tensor<3>> {
+        match self.sparse.holds(call.site.id) {
+            true => None,
+            false => self.heads.after_linear(call, x, y),
+        }
+    }
+
     fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
         match self.sparse.holds(call.site.id) {
             true => self.sparse.norm(call, x),
