@@ -106,7 +106,7 @@ fn options(world: &World, text: &str, tier: Tier) -> ReproduceOptions {
     fs::create_dir_all(folder.join("claims")).unwrap();
     fs::write(folder.join("claims/99-tiny.toml"), text).unwrap();
     ReproduceOptions {
-        which: Which::Card(99),
+        which: Which::Cards(vec![99]),
         claims: folder.join("claims"),
         seeds: None,
         tier,
@@ -296,7 +296,7 @@ fn unfair_and_malformed_claims_are_refused() {
 fn an_unknown_card_names_those_that_are_known() {
     let world = World::new();
     let mut options = options(&world, &tiny(&world), Tier::Smoke);
-    options.which = Which::Card(7);
+    options.which = Which::Cards(vec![7]);
     let error = reproduce(&options, &Stop::default(), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("cards with one: 99"), "{error}");
 }

@@ -1,7 +1,7 @@
 //! The runs of an experiment: each made once, found again by what it depends on.
 
 use super::file::{Arm, Experiment, Tier};
-use super::fragment;
+use super::fragment::{self, Places};
 use super::items::{Scores, score};
 use super::report::Tried;
 use crate::model::{AdapterRef, Model, ModelOptions};
@@ -24,8 +24,8 @@ pub(super) struct Bench<'a> {
     pub(super) tier: Tier,
     /// Folder of the run folders.
     pub(super) runs: PathBuf,
-    /// Folder that `$CLAIM` names.
-    pub(super) data: PathBuf,
+    /// Folders that paths of the claim name.
+    pub(super) places: Places,
     pub(super) device: String,
     pub(super) stop: &'a Stop,
     pub(super) say: &'a mut dyn FnMut(&str),
@@ -43,7 +43,7 @@ impl Bench<'_> {
     /// The recipe of a run, paths filled in.
     pub(super) fn recipe(&self, arm: &Arm, learning_rate: f64, seed: u64) -> Result<Recipe> {
         let mut value = fragment::recipe(self.experiment, self.tier, arm, learning_rate, seed);
-        fragment::place(&mut value, &self.data);
+        fragment::place(&mut value, &self.places);
         value["device"] = self.device.as_str().into();
         Recipe::from_value(value, &[])
     }
@@ -80,17 +80,38 @@ impl Bench<'_> {
 
     /// A run: read where it is finished, gone on with where it was interrupted, made otherwise.
     pub(super) fn run(&mut self, arm: &Arm, learning_rate: f64, seed: u64) -> Result<Run> {
-        let mut recipe = self.recipe(arm, learning_rate, seed)?;
-        let key = key(&recipe)?;
-        recipe.output.dir = self.runs.clone();
-        // Every item is scored; a few texts would add time and nothing to judge by.
-        recipe.output.samples = 0;
-        recipe.output.name = format!("{}-{}-{}", self.experiment.id, arm.id, &key[..12]);
-        let folder = self.runs.join(&recipe.output.name);
+        let recipe = self.recipe(arm, learning_rate, seed)?;
         let label = format!(
             "{}: {} at {learning_rate}, seed {seed}",
             self.experiment.id, arm.id
         );
+        self.made(recipe, &arm.id, &label)
+    }
+
+    /// The runs that the arms build upon.
+    pub(super) fn first(&mut self) -> Result<()> {
+        for first in &self.experiment.first {
+            let mut value = Value::Object(first.recipe.clone());
+            if self.tier == Tier::Smoke {
+                fragment::overlay(&mut value, &Value::Object(first.smoke.clone()));
+            }
+            fragment::place(&mut value, &self.places);
+            value["device"] = self.device.as_str().into();
+            let recipe = Recipe::from_value(value, &[])?;
+            let label = format!("{}: {} first", self.experiment.id, first.id);
+            let run = self.made(recipe, &first.id, &label)?;
+            self.places.first.insert(first.id.clone(), run.folder);
+        }
+        Ok(())
+    }
+
+    fn made(&mut self, mut recipe: Recipe, id: &str, label: &str) -> Result<Run> {
+        let key = key(&recipe)?;
+        recipe.output.dir = self.runs.clone();
+        // Every item is scored; a few texts would add time and nothing to judge by.
+        recipe.output.samples = 0;
+        recipe.output.name = format!("{}-{id}-{}", self.experiment.id, &key[..12]);
+        let folder = self.runs.join(&recipe.output.name);
         if folder.join("summary.json").is_file() {
             (self.say)(&format!("{label}: finished before"));
         } else {

@@ -39,10 +39,11 @@ pub(super) fn run(bench: &mut Bench, seeds: u64, claim: &str) -> Result<Experime
         return Ok(report);
     }
     if let Some(house) = &experiment.house {
-        house_data::write(house, &bench.data)?;
+        house_data::write(house, &bench.places.data)?;
     }
-    prepare::write(&experiment.prepare, &bench.data)?;
+    prepare::write(&experiment.prepare, &bench.places.data)?;
     std::fs::create_dir_all(&bench.runs).map_err(|error| Error::io(&bench.runs, error))?;
+    bench.first()?;
     let tests = tests(bench)?;
     let mut arms = Vec::new();
     for arm in &experiment.arms {
@@ -98,7 +99,7 @@ fn tests<'a>(bench: &Bench<'a>) -> Result<Vec<(&'a Test, Value)>> {
     let mut tests = Vec::new();
     for test in &experiment.tests {
         let mut data = fragment::test_data(&experiment.recipe, test)?;
-        fragment::place(&mut data, &bench.data);
+        fragment::place(&mut data, &bench.places);
         if items > 0 {
             data["limit"] = items.into();
         }

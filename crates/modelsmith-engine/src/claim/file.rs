@@ -72,8 +72,10 @@ pub struct Experiment {
     pub description: String,
     /// Questions and facts of the house world, written to the folder that `$CLAIM` names.
     pub house: Option<HouseData>,
-    /// Files in Latin-1 to put into the folder that `$CLAIM` names.
+    /// Files to put into the folder that `$CLAIM` names, those of one name one behind the other.
     pub prepare: Vec<Prepared>,
+    /// Runs that the arms build upon, made before them and once.
+    pub first: Vec<First>,
     /// The recipe of all arms, without method, learning rate, seed and output. Its held-out rows
     /// are the development part on which learning rates are chosen; no test item may be in them.
     pub recipe: Map<String, Value>,
@@ -109,8 +111,20 @@ impl Default for HouseData {
     }
 }
 
-/// A file in Latin-1.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A run that arms build upon, for instance the training that a ticket comes from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct First {
+    /// Its name; `$FIRST/ID` in the recipe and the arms stands for its run folder.
+    pub id: String,
+    /// The whole recipe, without output.
+    pub recipe: Map<String, Value>,
+    /// What the smoke tier lays over it.
+    pub smoke: Map<String, Value>,
+}
+
+/// A file in UTF-8 or Latin-1, or a part of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Prepared {
     /// Its name in the folder that `$CLAIM` names.
@@ -119,6 +133,12 @@ pub struct Prepared {
     pub path: PathBuf,
     /// Whether of the label that begins a line only what stands before a colon is kept.
     pub coarse_labels: bool,
+    /// Share of the lines at which the part begins and ends; all where absent.
+    pub part: Option<[f64; 2]>,
+    /// Only lines of this many words at least and at most; all where absent.
+    pub words: Option<[usize; 2]>,
+    /// Columns of a JSON list to take as lines, joined by spaces; the file is text where it is empty.
+    pub columns: Vec<String>,
 }
 
 /// The budget of each tier.

@@ -5,10 +5,14 @@ use crate::recipe::read_typed;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_data::DataConfig;
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Names the experiment's data folder in the paths of a claim.
 const OWN: &str = "$CLAIM";
+
+/// Begins a path into the folder of a run that was made first.
+const FIRST: &str = "$FIRST/";
 
 /// The recipe of one run as a value: the experiment's, the tier's over it, then the arm's.
 pub(super) fn recipe(
@@ -52,7 +56,7 @@ pub(super) fn test_data(recipe: &Map<String, Value>, test: &Test) -> Result<Valu
 }
 
 /// Lays tables over tables key by key; anything else replaces what was there.
-fn overlay(target: &mut Value, over: &Value) {
+pub(super) fn overlay(target: &mut Value, over: &Value) {
     match (target, over) {
         (Value::Object(target), Value::Object(over)) => {
             for (key, value) in over {
@@ -63,19 +67,34 @@ fn overlay(target: &mut Value, over: &Value) {
     }
 }
 
-/// Puts the experiment's data folder in place of `$CLAIM`.
-pub(super) fn place(value: &mut Value, folder: &Path) {
+/// The folders that paths of a claim name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    /// The experiment's data, `$CLAIM`.
+    pub(super) data: PathBuf,
+    /// The runs made first, `$FIRST/ID`.
+    pub(super) first: BTreeMap<String, PathBuf>,
+}
+
+/// Puts folders in place of `$CLAIM` and `$FIRST/ID`.
+pub(super) fn place(value: &mut Value, places: &Places) {
     match value {
         Value::String(text) => {
+            let below = |folder: &Path, rest: &str| {
+                let path = folder.join(rest.trim_start_matches('/'));
+                path.display().to_string()
+            };
             if let Some(rest) = text.strip_prefix(OWN) {
-                *text = folder
-                    .join(rest.trim_start_matches('/'))
-                    .display()
-                    .to_string();
+                *text = below(&places.data, rest);
+            } else if let Some(rest) = text.strip_prefix(FIRST) {
+                let (id, rest) = rest.split_once('/').unwrap_or((rest, ""));
+                if let Some(folder) = places.first.get(id) {
+                    *text = below(folder, rest);
+                }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| place(item, folder)),
-        Value::Object(map) => map.iter_mut().for_each(|(_, item)| place(item, folder)),
+        Value::Array(items) => items.iter_mut().for_each(|item| place(item, places)),
+        Value::Object(map) => map.iter_mut().for_each(|(_, item)| place(item, places)),
         _ => {}
     }
 }
@@ -130,7 +149,13 @@ mod tests {
         let mut value =
             json!({"a": ["$CLAIM/x.jsonl"], "b": {"c": "$MODELSMITH_DATA/y"}, "d": "z"});
         assert_eq!(public_paths(&value), ["$MODELSMITH_DATA/y"]);
-        place(&mut value, Path::new("here"));
+        value["f"] = json!("$FIRST/ticket/adapter");
+        let places = Places {
+            data: "here".into(),
+            first: [("ticket".to_owned(), PathBuf::from("runs/t"))].into(),
+        };
+        place(&mut value, &places);
         assert_eq!(value["a"][0], "here/x.jsonl");
+        assert_eq!(value["f"], "runs/t/adapter");
     }
 }

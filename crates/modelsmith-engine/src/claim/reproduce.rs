@@ -4,6 +4,7 @@ use super::arms::Bench;
 use super::bootstrap::DRAWS;
 use super::document::document;
 use super::file::{Claim, Tier, read_all};
+use super::fragment::Places;
 use super::report::ClaimReport;
 use super::verdict::{Verdict, overall};
 use super::{experiment, surroundings};
@@ -14,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Which claims.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
     /// Every one in the folder.
     All,
-    /// Those of a card.
-    Card(u32),
+    /// Those of some cards.
+    Cards(Vec<u32>),
 }
 
 /// What is asked of a reproduction.
@@ -71,22 +72,22 @@ pub fn reproduce(
 
 fn chosen(options: &ReproduceOptions) -> Result<Vec<Claim>> {
     let all = read_all(&options.claims)?;
-    let Which::Card(number) = options.which else {
+    let Which::Cards(numbers) = &options.which else {
         return Ok(all);
     };
     let known: Vec<String> = all.iter().map(|claim| claim.card.to_string()).collect();
-    let found: Vec<Claim> = all
-        .into_iter()
-        .filter(|claim| claim.card == number)
-        .collect();
-    if found.is_empty() {
+    let absent = |number: &&u32| !all.iter().any(|claim| claim.card == **number);
+    if let Some(number) = numbers.iter().find(absent) {
         return Err(Error::Usage(format!(
             "card {number} has no claim in {}; cards with one: {}",
             options.claims.display(),
             known.join(", ")
         )));
     }
-    Ok(found)
+    let chosen = all
+        .into_iter()
+        .filter(|claim| numbers.contains(&claim.card));
+    Ok(chosen.collect())
 }
 
 fn one(
@@ -104,7 +105,10 @@ fn one(
             experiment,
             tier: options.tier,
             runs: folder.join("runs"),
-            data: folder.join("data").join(&experiment.id),
+            places: Places {
+                data: folder.join("data").join(&experiment.id),
+                ..Places::default()
+            },
             device: options.device.clone(),
             stop,
             say: &mut *say,

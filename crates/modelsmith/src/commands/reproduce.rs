@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   modelsmith reproduce 20 --tier smoke
   modelsmith reproduce 20 --tier full --seeds 5
+  modelsmith reproduce 6 15 18 26 --tier full
   modelsmith reproduce all --json
 
 The full tier writes docs/CLAIMS.md. Run again after an interruption, finished runs are kept.";
@@ -23,9 +24,9 @@ The full tier writes docs/CLAIMS.md. Run again after an interruption, finished r
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Reproduce {
-    /// Number of a method's card, or all
-    #[arg(value_name = "CARD", value_parser = which)]
-    which: Which,
+    /// Numbers of methods' cards, or all
+    #[arg(value_name = "CARD", required = true, value_parser = word)]
+    cards: Vec<Word>,
     /// Seeds 1 to N; by default as the claim's tier says
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
@@ -50,14 +51,31 @@ enum TierName {
     Full,
 }
 
-fn which(text: &str) -> Result<Which, String> {
+/// A card, or all of them.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    All,
+    Card(u32),
+}
+
+fn word(text: &str) -> Result<Word, String> {
     match text {
-        "all" => Ok(Which::All),
+        "all" => Ok(Word::All),
         number => number
             .parse()
-            .map(Which::Card)
+            .map(Word::Card)
             .map_err(|_| "expected the number of a card, or all".to_owned()),
     }
+}
+
+fn which(words: &[Word]) -> Which {
+    let numbers = words.iter().map(|word| match word {
+        Word::All => None,
+        Word::Card(number) => Some(*number),
+    });
+    numbers
+        .collect::<Option<_>>()
+        .map_or(Which::All, Which::Cards)
 }
 
 impl Reproduce {
@@ -65,7 +83,7 @@ impl Reproduce {
     pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
         let stop = Stop::listen()?;
         let options = ReproduceOptions {
-            which: self.which,
+            which: which(&self.cards),
             claims: self.claims,
             seeds: self.seeds,
             tier: match self.tier {
