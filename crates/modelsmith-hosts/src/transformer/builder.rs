@@ -130,7 +130,13 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn embedding(&mut self, path: &str, rows: usize, width: usize, pad: Option<usize>) -> At {
+    pub(super) fn embedding(
+        &mut self,
+        path: &str,
+        rows: usize,
+        width: usize,
+        pad: Option<usize>,
+    ) -> At {
         let site = self.site(path, SiteKind::Embedding, rows, width);
         let weight = self.matrix(format!("{path}.weight"), [rows, width]);
         self.plan.weights[weight].init = Init::Normal {
@@ -168,7 +174,13 @@ impl Builder<'_> {
         }
     }
 
-    pub(super) fn site(&mut self, path: &str, kind: SiteKind, inputs: usize, outputs: usize) -> usize {
+    pub(super) fn site(
+        &mut self,
+        path: &str,
+        kind: SiteKind,
+        inputs: usize,
+        outputs: usize,
+    ) -> usize {
         let id = self.plan.sites.len();
         self.plan.sites.push(Site {
             id: SiteId(id),

@@ -89,11 +89,14 @@ impl Transformer {
                  prompt in front of the encoder's text, or an adapter",
             ));
         }
+        self.check_source(input)?;
         let held = cache.as_deref().filter(|cache| !cache.is_empty());
         let (hidden, bias) = match (held, &input.source) {
             (Some(cache), None) => (None, cache.encoded_bias.clone()),
             (Some(_), Some(_)) => {
-                return Err(self.refuse("read a source already, which the cache holds; leave it out"));
+                return Err(
+                    self.refuse("read a source already, which the cache holds; leave it out")
+                );
             }
             (None, None) => {
                 return Err(self.refuse("answers a text: give its encoder a source"));
@@ -134,6 +137,22 @@ impl Transformer {
             seen(&x);
         }
         Ok((walk.finish(x), prepared.bias.clone()))
+    }
+
+    fn check_source(&self, input: &TokenInput) -> Result<()> {
+        let Some(source) = &input.source else {
+            return Ok(());
+        };
+        if input.segments.is_some() || source.segments.is_some() {
+            return Err(self.refuse("reads one text a row; turn packing off"));
+        }
+        let [texts, answers] = [source, input].map(|rows| rows.dims()[0]);
+        match texts == answers {
+            true => Ok(()),
+            false => Err(self.refuse(&format!(
+                "was given {texts} texts and {answers} answers; each text has one answer"
+            ))),
+        }
     }
 
     fn refuse(&self, problem: &str) -> Error {

@@ -42,7 +42,10 @@ impl Relative {
     /// The bucket of a key `ahead` places behind the query in the text, negative before it.
     fn bucket(self, ahead: i64, both: bool) -> i64 {
         let (count, first) = match both {
-            true => (self.buckets / 2, if ahead > 0 { self.buckets / 2 } else { 0 }),
+            true => (
+                self.buckets / 2,
+                if ahead > 0 { self.buckets / 2 } else { 0 },
+            ),
             false => (self.buckets, 0),
         };
         let distance = if both { ahead.abs() } else { (-ahead).max(0) } as usize;
@@ -66,6 +69,28 @@ impl Relative {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
+    const PARITY: &str = include_str!("../../../../parity/hosts/buckets.json");
+
+    #[test]
+    fn buckets_agree_with_transformers() {
+        let cases: BTreeMap<String, Vec<i64>> = serde_json::from_str(PARITY).unwrap();
+        assert_eq!(cases.len(), 6);
+        for (name, wanted) in cases {
+            let words: Vec<&str> = name.split(' ').collect();
+            let relative = Relative {
+                buckets: words[0].parse().unwrap(),
+                longest: words[1].parse().unwrap(),
+            };
+            let bucket = |ahead| relative.bucket(ahead, words[2] == "both");
+            assert_eq!(
+                (-300..=300).map(bucket).collect::<Vec<_>>(),
+                wanted,
+                "{name}"
+            );
+        }
+    }
 
     #[test]
     fn near_keys_have_buckets_of_their_own_and_far_ones_share() {

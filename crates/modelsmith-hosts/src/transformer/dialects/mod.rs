@@ -162,7 +162,10 @@ fn check(config: &Config) -> Result<()> {
         ));
     }
     let start = config.encoder.map(|encoder| encoder.start);
-    for (key, id) in [("pad_token_id", config.pad), ("decoder_start_token_id", start)] {
+    for (key, id) in [
+        ("pad_token_id", config.pad),
+        ("decoder_start_token_id", start),
+    ] {
         if let Some(id) = id.filter(|id| *id >= config.vocabulary) {
             let bound = config.vocabulary;
             return Err(Error::config(

@@ -142,7 +142,11 @@ fn read(
         encoder: Some(EncoderConfig {
             layers: encoder_layers,
             start: reader.size_if("decoder_start_token_id")?.unwrap_or(pad),
-            output_scale: if scaled { (width as f64).powf(-0.5) } else { 1.0 },
+            output_scale: if scaled {
+                (width as f64).powf(-0.5)
+            } else {
+                1.0
+            },
         }),
         attention: AttentionConfig {
             heads,
