@@ -35,7 +35,7 @@ fn logits_and_states_of_both_stacks_agree() {
         let real = expected.rows("attention_mask");
         let pass = Pass::default();
         for host in spellings(name) {
-            assert_eq!(host.head(), Head::Seq2SeqLm, "{name}");
+            assert_eq!(host.head(), Head::Seq2SeqLm(0), "{name}");
             let decoder = host.hidden_states(&input, &pass, &[]).unwrap();
             let source = input.source.as_ref().unwrap();
             let encoder = host.encoder_states(source, &pass, &[]).unwrap();

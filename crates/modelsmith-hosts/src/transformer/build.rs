@@ -230,7 +230,9 @@ impl Builder<'_> {
         let width = self.config.embedding_width;
         let plan = match self.config.head {
             Head::Base => HeadPlan::None,
-            Head::CausalLm | Head::Seq2SeqLm => HeadPlan::Causal(self.vocabulary("lm_head", None)),
+            Head::CausalLm | Head::Seq2SeqLm(_) => {
+                HeadPlan::Causal(self.vocabulary("lm_head", None))
+            }
             Head::MaskedLm => self.masked(names),
             Head::SequenceClasses(classes) => self.sequence(names, width, classes),
             Head::TokenClasses(classes) => {

@@ -19,8 +19,9 @@ pub enum Head {
     SequenceClasses(usize),
     /// This many classes a token.
     TokenClasses(usize),
-    /// Logits of the next token of an answer to the text that an encoder read.
-    Seq2SeqLm,
+    /// Logits of the next token of an answer to the text that an encoder read; every answer begins
+    /// behind this token, which is no part of it.
+    Seq2SeqLm(u32),
 }
 
 /// Which model of a family to build, when it is not the one `architectures` names.

@@ -47,7 +47,10 @@ impl Transformer {
 
     /// Id that an answer of the decoder begins behind; `None` for a model of one stack.
     pub fn decoder_start(&self) -> Option<u32> {
-        self.config.encoder.map(|encoder| encoder.start as u32)
+        match self.config.head {
+            Head::Seq2SeqLm(start) => Some(start),
+            _ => None,
+        }
     }
 
     /// Numbers in all weights, each tied one once.

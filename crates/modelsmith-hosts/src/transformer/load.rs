@@ -208,8 +208,10 @@ impl<'a> Stored<'a> {
             let names = self.config.names.token_copies.iter();
             copies.extend(names.map(|path| (format!("{path}.weight"), source.clone())));
         }
-        let logits = [Head::CausalLm, Head::MaskedLm, Head::Seq2SeqLm];
-        if !logits.contains(&self.config.head) {
+        if !matches!(
+            self.config.head,
+            Head::CausalLm | Head::MaskedLm | Head::Seq2SeqLm(_)
+        ) {
             return copies;
         }
         for (site, spec) in self.linear_sites() {

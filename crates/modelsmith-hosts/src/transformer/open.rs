@@ -153,7 +153,7 @@ impl Transformer {
             Head::Base => Some("FEATURE_EXTRACTION"),
             Head::CausalLm => Some("CAUSAL_LM"),
             Head::MaskedLm => None,
-            Head::Seq2SeqLm => Some("SEQ_2_SEQ_LM"),
+            Head::Seq2SeqLm(_) => Some("SEQ_2_SEQ_LM"),
             Head::SequenceClasses(_) => Some("SEQ_CLS"),
             Head::TokenClasses(_) => Some("TOKEN_CLS"),
         };

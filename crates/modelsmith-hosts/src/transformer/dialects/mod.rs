@@ -141,7 +141,7 @@ pub(crate) fn read(
             return Err(bad("model_type", &other.into(), &expected));
         }
     };
-    found.head = head(&reader, found.names, task, labels)?;
+    found.head = head(&reader, &found, task, labels)?;
     found.pooler = found.head == Head::Base && found.names.heads.masked.is_some();
     check(&found)?;
     reader.finish("", harmless)?;
@@ -191,10 +191,11 @@ fn head_dim(width: usize, heads: usize) -> Result<usize> {
 /// The head that `architectures`, or the task asked for, stands for.
 fn head(
     reader: &Reader<'_>,
-    names: &Names,
+    config: &Config,
     task: Option<Task>,
     labels: Option<usize>,
 ) -> Result<Head> {
+    let names = config.names;
     let written = match reader.get("architectures") {
         Some(value) => {
             let class = value.get(0).and_then(Value::as_str);
@@ -230,8 +231,10 @@ fn head(
         ))
     };
     match task {
-        Task::Seq2SeqLm if names.encoder.is_none() => absent("encoder beside its decoder"),
-        Task::Seq2SeqLm => Ok(Head::Seq2SeqLm),
+        Task::Seq2SeqLm => match config.encoder {
+            Some(encoder) => Ok(Head::Seq2SeqLm(encoder.start as u32)),
+            None => absent("encoder beside its decoder"),
+        },
         _ if names.encoder.is_some() => absent("model but the one that answers a text"),
         Task::Base => Ok(Head::Base),
         Task::CausalLm if names.heads.causal_class.is_none() => absent("next-token head"),
@@ -287,7 +290,7 @@ fn class_name(names: &Names, head: Head) -> String {
         Head::MaskedLm => Task::MaskedLm,
         Head::SequenceClasses(_) => Task::SequenceClassification,
         Head::TokenClasses(_) => Task::TokenClassification,
-        Head::Seq2SeqLm => Task::Seq2SeqLm,
+        Head::Seq2SeqLm(_) => Task::Seq2SeqLm,
     };
     class_of(names, task).unwrap_or_default()
 }
