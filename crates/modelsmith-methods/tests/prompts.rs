@@ -163,8 +163,19 @@ fn attaches_everywhere(method: &dyn Adapt) {
         }
         let host = load(&path, &Device::flex()).unwrap();
         let ids = Tensor::from_ints([[5, 9, 2, 7], [3, 3, 8, 1]], &Device::flex());
-        let input = TokenInput::new(ids);
-        let adapter = method.attach(&host, 1).unwrap();
+        let source = host.decoder_start();
+        let input = TokenInput {
+            source: source.map(|_| Box::new(TokenInput::new(ids.clone()))),
+            ..TokenInput::new(ids)
+        };
+        let adapter = match (method.attach(&host, 1), source) {
+            (Ok(adapter), _) => adapter,
+            (Err(problem), Some(_)) => {
+                assert!(problem.to_string().contains("encoder"), "{problem}");
+                continue;
+            }
+            (Err(problem), None) => panic!("{}: {problem}", path.display()),
+        };
         let (before, after) = (
             logits(&host, &input, &[]),
             logits(&host, &input, &[adapter.hooks()]),
