@@ -190,7 +190,7 @@ pub(crate) fn complete_batch(
 ) -> Result<Vec<Completion>> {
     let ids: Vec<Vec<u32>> = rows.iter().map(|(_, ids)| ids.clone()).collect();
     // An answer of a decoder goes on from no text.
-    let apart = model.host.decoder_start().is_some();
+    let apart = host.decoder_start().is_some();
     let row = |ids: &Vec<u32>| {
         let before = if apart { &[] } else { ids.as_slice() };
         Row {

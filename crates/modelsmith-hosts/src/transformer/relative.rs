@@ -23,8 +23,9 @@ pub(crate) struct Relative {
 }
 
 impl Relative {
-    /// The bucket of each key as each query sees it, `[queries, keys]`; the first query stands at
-    /// place `offset` among the keys. With `both`, keys behind the query have buckets of their own.
+    /// The bucket of each key as each query sees it, `[1, queries * keys]`, one query's keys behind
+    /// the other's; the first query stands at place `offset` among the keys. With `both`, keys
+    /// behind the query have buckets of their own.
     pub(crate) fn table(
         self,
         offset: usize,
@@ -36,7 +37,7 @@ impl Relative {
         for query in offset..offset + queries {
             found.extend((0..keys).map(|key| self.bucket(key as i64 - query as i64, both)));
         }
-        ints(found, [queries, keys], device)
+        ints(found, [1, queries * keys], device)
     }
 
     /// The bucket of a key `ahead` places behind the query in the text, negative before it.

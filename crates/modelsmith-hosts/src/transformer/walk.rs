@@ -178,7 +178,11 @@ impl Visit<'_> {
         let sizes = [columns, keys];
         let buckets = relative.table(keys - columns, sizes, !stack.causal, &self.model.device);
         let by_head = self.embedding(stack.distances, buckets);
-        let distant = by_head.swap_dims(1, 2).swap_dims(0, 1).unsqueeze_dim(0);
+        // All rows share the biases, unless hooks give them their own.
+        let [rows, _, heads] = by_head.dims();
+        let distant = by_head
+            .reshape([rows, columns, keys, heads])
+            .permute([0, 3, 1, 2]);
         Some(match hidden {
             Some(hidden) => hidden + distant,
             None => distant,
