@@ -14,7 +14,7 @@ use modelsmith_hosts::{TokenInput, Transformer, load};
 use modelsmith_methods::{attachable, from_peft};
 use serde_json::{Map, Value, json};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 15] = [
     "llama",
     "llama_yarn",
     "gpt2",
@@ -24,6 +24,7 @@ const CASES: [&str; 14] = [
     "roberta_mlm",
     "bert_tokencls",
     "llama_seqcls",
+    "t5",
     "prefix_llama",
     "prefix_gpt2",
     "prefix_qwen3",
