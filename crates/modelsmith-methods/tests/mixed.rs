@@ -93,7 +93,7 @@ fn sixteen_rows_of_different_adapters_compute_what_single_calls_compute() {
         "opt",
         "qwen3",
         "bert_seqcls",
-        "t5_gated",
+        "t5",
     ] {
         let host = load(&parity("hosts").join(name), &Device::flex()).unwrap();
         for prompts in [false, true] {

@@ -187,7 +187,7 @@ impl<'a> Stored<'a> {
         for name in self.checkpoint.names().filter(|name| !used.contains(name)) {
             match copies.get(name) {
                 Some(owner) if !equal(self.checkpoint, name, owner)? => {
-                    problems.differ(name, owner)
+                    problems.differ(name, owner);
                 }
                 Some(_) => skipped.push(name.to_owned()),
                 None if is_surplus(self.config.names, name) => {

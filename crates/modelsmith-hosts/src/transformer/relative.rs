@@ -33,9 +33,13 @@ impl Relative {
         both: bool,
         device: &Device,
     ) -> Tensor<2, Int> {
+        // From the first key as the last query sees it to the last key as the first query does.
+        let last = (offset + queries - 1) as i64;
+        let ahead = -last..keys as i64 - offset as i64;
+        let by_distance: Vec<i64> = ahead.map(|ahead| self.bucket(ahead, both)).collect();
         let mut found = Vec::with_capacity(queries * keys);
-        for query in offset..offset + queries {
-            found.extend((0..keys).map(|key| self.bucket(key as i64 - query as i64, both)));
+        for first in (0..queries).rev() {
+            found.extend(&by_distance[first..first + keys]);
         }
         ints(found, [1, queries * keys], device)
     }
@@ -91,6 +95,19 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn the_table_has_the_keys_of_each_query_in_turn() {
+        let relative = Relative {
+            buckets: 8,
+            longest: 20,
+        };
+        let found = relative.table(2, [2, 4], true, &Device::flex());
+        let bucket = |ahead| relative.bucket(ahead, true);
+        let wanted = [-2, -1, 0, 1, -3, -2, -1, 0].map(bucket);
+        assert_eq!(found.dims(), [1, 8]);
+        assert_eq!(found.into_data().iter::<i64>().collect::<Vec<_>>(), wanted);
     }
 
     #[test]
