@@ -45,6 +45,8 @@ def cases():
         "ia3": (llama, ia3(), ["model.layers.0.self_attn.k_proj", down]),
         "ia3_gpt2": (gpt2, ia3(fan_in_fan_out=True), ["transformer.h.0.attn.c_attn", "transformer.h.1.mlp.c_proj"]),
         "ia3_classifier": (bert, ia3(task_type="SEQ_CLS"), ["bert.encoder.layer.0.attention.self.key", "bert.encoder.layer.1.output.dense"]),
+        "ia3_t5": (shared.T5, ia3(task_type="SEQ_2_SEQ_LM"), ["encoder.block.1.layer.1.DenseReluDense.wo", "decoder.block.0.layer.1.EncDecAttention.k"]),
+        "adalora_t5": (shared.T5, adalora(target_modules=["q", "wi_1"], task_type="SEQ_2_SEQ_LM"), ["encoder.block.0.layer.0.SelfAttention.q"]),
         "ia3_outputs": (llama, ia3(target_modules=["q_proj", "up_proj"], feedforward_modules=[]), [shared.FIRST_Q]),
     }
 

@@ -14,6 +14,15 @@
                                 `greedy_margin` logits at least, so the comparison is not a coin toss
   batch_greedy [2, 16]          greedy continuation of the left-padded rows, as one batch
   long_*, greedy_uncached       scaled RoPE only: 40 tokens, and the greedy path without a cache
+`expected.safetensors` of an encoder with a decoder (`t5*`, `mt5`) holds
+  input_ids, attention_mask     [2, 12], what the encoder reads, the second row padded on the right
+  labels, decoder_input_ids     [2, 9], the second row of labels ends in -100, which counts nowhere
+  logits, loss                  for these; decoder_states.i and encoder_states.i as hidden_states.i
+  prompt [1, 12], greedy [32]   the greedy answer to a text, the same with and without a cache
+  batch_greedy [2, 16]          the greedy answers to the padded rows
+`buckets.json` has the bucket of every distance -300..300 by numbers of buckets and longest distance.
+`config.json` of these families is in the spelling before transformers 5 too, which tells by
+`tie_word_embeddings` whether the state is scaled before the head.
 `config.json` of the RoPE families is in the spelling of checkpoints before transformers 5
 (`rope_theta`, `rope_scaling`), `config.new.json` in that of transformers 5 (`rope_parameters`,
 `layer_types`); both are checked to give the same logits. `*_hub_names` carry the tensor names and
@@ -46,6 +55,10 @@ GPT2 = dict(vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=4, n_positions=128, b
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
 OPT = dict(vocab_size=VOCAB, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=4,
            max_position_embeddings=128, dropout=0.0, bos_token_id=2, eos_token_id=2, pad_token_id=1)
+
+
+T5 = dict(vocab_size=VOCAB, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, relative_attention_num_buckets=8,
+          relative_attention_max_distance=20, dropout_rate=0.0, decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)
 
 
 def llama(**changes):
@@ -105,6 +118,19 @@ def head_cases():
     }
 
 
+def seq2seq_cases():
+    """Name -> (class, config) of the encoders with a decoder."""
+    return {
+        "t5": (tf.T5ForConditionalGeneration, tf.T5Config(**T5)),
+        "t5_gated": (tf.T5ForConditionalGeneration, tf.T5Config(**{**T5, "d_kv": 6, "num_layers": 3}, num_decoder_layers=2, feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
+        "mt5": (tf.MT5ForConditionalGeneration, tf.MT5Config(**{**T5, "d_kv": 3})),
+    }
+
+
+# Cases whose head has a weight of its own, as T5 1.1 and Flan-T5 have.
+OWN_HEAD = {"t5_gated", "mt5"}
+
+
 def rows(seed, pad, left=False):
     """Two token rows, the second shorter, and their mask."""
     generator = torch.Generator().manual_seed(seed)
@@ -128,10 +154,11 @@ def greedy(model, ids, mask, new, use_cache=True):
     pad = model.config.pad_token_id or 0
     model.generation_config = tf.GenerationConfig(do_sample=False, max_new_tokens=new, use_cache=use_cache, pad_token_id=pad)
     model.generation_config.eos_token_id = None
+    model.generation_config.decoder_start_token_id = getattr(model.config, "decoder_start_token_id", None)
     model.config.eos_token_id = None
     out = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, output_logits=True)
     lead = min((t[:, 0] - t[:, 1]).min().item() for t in (step.topk(2).values for step in out.logits))
-    tokens = out.sequences[:, ids.shape[1]:]
+    tokens = out.sequences[:, 1 if model.config.is_encoder_decoder else ids.shape[1]:]
     assert tokens.shape[1] == new, tokens.shape
     return tokens, lead
 
@@ -190,8 +217,49 @@ def head_expected(model, name):
     return found
 
 
+def seq2seq_expected(model):
+    """All that is expected of an encoder with a decoder, or None where the greedy path is too close a call."""
+    prompt = torch.randint(3, VOCAB, (1, LENGTH), generator=torch.Generator().manual_seed(5))
+    tokens, lead = greedy(model, prompt, torch.ones_like(prompt), 32)
+    ids, mask = rows(7, 0)
+    batch, batch_lead = greedy(model, ids, mask, 16)
+    eos = model.config.eos_token_id
+    if min(lead, batch_lead) < MARGIN or len(set(tokens[0].tolist())) < DISTINCT or eos in tokens or eos in batch:
+        return None
+    plain, _ = greedy(model, prompt, torch.ones_like(prompt), 32, use_cache=False)
+    assert torch.equal(plain, tokens)
+    labels = torch.randint(3, VOCAB, (2, 9), generator=torch.Generator().manual_seed(13))
+    labels[1, 5:] = -100
+    out = run(model, input_ids=ids, attention_mask=mask, labels=labels)
+    found = dict(input_ids=ids, attention_mask=mask, labels=labels, decoder_input_ids=model._shift_right(labels), logits=out.logits,
+                 loss=out.loss.reshape(1), prompt=prompt, greedy=tokens[0], batch_greedy=batch, greedy_margin=torch.tensor([min(lead, batch_lead)]))
+    found.update({f"decoder_states.{i}": h for i, h in enumerate(out.decoder_hidden_states)})
+    found.update({f"encoder_states.{i}": h for i, h in enumerate(out.encoder_hidden_states)})
+    return found
+
+
+def make_buckets():
+    """The bucket of every distance, for keys on both sides and for those before the query only."""
+    of = tf.models.t5.modeling_t5.T5Attention._relative_position_bucket
+    distances, found = torch.arange(-300, 301), {}
+    for count, longest in ((8, 20), (32, 128), (16, 100)):
+        for name, both in (("both", True), ("back", False)):
+            found[f"{count} {longest} {name}"] = of(distances, both, count, longest).tolist()
+    (HERE / "buckets.json").write_text(json.dumps(found, sort_keys=True).replace("], ", "],\n") + "\n")
+
+
+def old_seq2seq(new):
+    """A T5's saved config as checkpoints before transformers 5 spell it."""
+    derived = ("scale_decoder_outputs", "dense_act_fn", "is_gated_act", "dtype", "is_decoder")
+    old = {k: v for k, v in new.items() if k not in derived}
+    tied = new.get("scale_decoder_outputs", False)
+    return dict(old, tie_word_embeddings=tied, torch_dtype=new["dtype"], n_positions=512, output_past=True, transformers_version="4.43.0")
+
+
 def old_style(new):
     """A saved config as checkpoints before transformers 5 spell it, or None where nothing differs."""
+    if new["model_type"] in ("t5", "mt5"):
+        return old_seq2seq(new)
     if "rope_parameters" not in new:
         return None
     old = {k: v for k, v in new.items() if k not in ("rope_parameters", "layer_types", "dtype")}
@@ -254,17 +322,20 @@ def check_reload(cls, folder, expected):
             continue
         config = tf.AutoConfig.from_pretrained(folder / name)
         model = cls.from_pretrained(folder, config=config, dtype=torch.float32, attn_implementation="eager").eval()
-        inputs = {k: expected[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in expected}
+        inputs = {k: expected[k] for k in ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids") if k in expected}
         out = run(model, **inputs)
         key = "logits" if "logits" in expected else "last_hidden_state"
         difference = (getattr(out, key) - expected[key]).abs().max().item()
         assert difference < 1e-5, (folder.name, name, difference)
 
 
-def build(cls, config, seed, dtype):
+def build(cls, config, seed, dtype, own_head=False):
     """A random model in f32 whose weights survived a round trip through `dtype`."""
     config._attn_implementation = "eager"
     model = randomise(cls(copy.deepcopy(config)), seed)
+    if own_head:
+        noise = torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(seed + 1000))
+        model.lm_head.weight = torch.nn.Parameter(noise * 0.35)
     for tensor in model.parameters():  # not `model.to`, which would round the RoPE frequencies too
         tensor.data.copy_(tensor.data.to(dtype))
     return model
@@ -274,7 +345,7 @@ def make(name, cls, config, expect):
     """One case: tries seeds until `expect` is content, saves, reloads, compares."""
     dtype = {"llama_bf16": torch.bfloat16, "llama_f16": torch.float16}.get(name, torch.float32)
     for seed in range(1, TRIES):
-        model = build(cls, config, seed, dtype)
+        model = build(cls, config, seed, dtype, name in OWN_HEAD)
         expected = expect(model)
         if expected is not None:
             break
@@ -307,12 +378,15 @@ def main(arguments):
     start()
     if arguments[:1] == ["--stories"]:
         return make_stories(arguments[1])
-    causal, heads = causal_cases(), head_cases()
-    for name in arguments or [*causal, *heads]:
+    causal, heads, seq2seq = causal_cases(), head_cases(), seq2seq_cases()
+    for name in arguments or [*causal, *heads, *seq2seq]:
         if name in causal:
             make(name, *causal[name], causal_expected)
+        elif name in seq2seq:
+            make(name, *seq2seq[name], seq2seq_expected)
         else:
             make(name, *heads[name], lambda model, name=name: head_expected(model, name))
+    make_buckets()
     write_versions(HERE, "parity/hosts/make.py")
 
 

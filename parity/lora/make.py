@@ -4,10 +4,11 @@
 
 A case holds `adapter_config.json` (its base_model_name_or_path leads to the host, from the case's
 folder), `adapter_model.safetensors` and `expected.safetensors`:
-  input_ids, attention_mask, [token_type_ids]   the host's own rows
+  input_ids, attention_mask, [token_type_ids], [decoder_input_ids]   the host's own rows
   logits                         with the adapter active; compare where attention_mask is 1
   merged_logits                  after merge_and_unload
   merged.<module>.weight         the merged weight of one or two modules, by the host's names
+  labels, loss, grad.<key>       t5: the host's labels, the loss and its gradients
   init.*                         pissa and olora: what PEFT's init makes of one module; the signs of
                                  singular vectors are free, so compare init.lora_B @ init.lora_A
 In `embedding_tied` PEFT leaves the output layer at the base's weight while the adapter is active,
@@ -33,7 +34,7 @@ from fixtures import check_size, fresh, save_json, save_tensors, start, write_ve
 
 HERE = Path(__file__).resolve().parent
 HOSTS = HERE.parent / "hosts"
-GQA, TIED, GPT2, BERT = "llama_gqa_untied", "llama_mha_tied", "gpt2", "bert_seqcls"
+GQA, TIED, GPT2, BERT, T5 = "llama_gqa_untied", "llama_mha_tied", "gpt2", "bert_seqcls", "t5_gated"
 ATTENTION = ["q_proj", "v_proj"]
 FIRST_Q = "model.layers.0.self_attn.q_proj"
 
@@ -69,6 +70,7 @@ def cases():
         "bias_lora_only": (GQA, lora(target_modules=ATTENTION, bias="lora_only"), [FIRST_Q]),
         "save_lm_head": (GQA, lora(target_modules=ATTENTION, modules_to_save=["lm_head"]), [FIRST_Q, "lm_head"]),
         "bert_classifier": (BERT, lora(target_modules=["query", "value"], task_type="SEQ_CLS", modules_to_save=["classifier"]), ["bert.encoder.layer.0.attention.self.query", "classifier"]),
+        "t5": (T5, lora(task_type="SEQ_2_SEQ_LM"), ["encoder.block.2.layer.0.SelfAttention.q", "decoder.block.1.layer.1.EncDecAttention.v"]),
         "pissa": (GQA, lora(target_modules=ATTENTION, init_lora_weights="pissa"), [FIRST_Q]),
         "olora": (GQA, lora(target_modules=ATTENTION, init_lora_weights="olora"), [FIRST_Q]),
     }
@@ -76,10 +78,10 @@ def cases():
 
 def host(name):
     """The host in f32 with plain attention, and its input rows."""
-    cls = tf.AutoModelForSequenceClassification if name == BERT else tf.AutoModelForCausalLM
+    cls = {BERT: tf.AutoModelForSequenceClassification, T5: tf.AutoModelForSeq2SeqLM}.get(name, tf.AutoModelForCausalLM)
     model = cls.from_pretrained(HOSTS / name, dtype=torch.float32, attn_implementation="eager").eval()
     rows = load_file(HOSTS / name / "expected.safetensors")
-    return model, {k: rows[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in rows}
+    return model, {k: rows[k] for k in ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids") if k in rows}
 
 
 def disturb(model, seed):
@@ -109,6 +111,16 @@ def initial(model, config):
             "init.base_weight": layer.base_layer.weight.clone()}
 
 
+def answered(model, inputs):
+    """The loss of the host's labels, and its gradients by the keys under which PEFT saves them."""
+    labels = load_file(HOSTS / T5 / "expected.safetensors")["labels"]
+    with torch.enable_grad():
+        loss = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels).loss
+        loss.backward()
+    grads = {f"grad.{n.replace('.default', '')}": p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return {"labels": labels, "loss": loss.reshape(1), **grads}
+
+
 def tidy(folder):
     """Drops the model card and sorts what PEFT keeps as a set, whose order changes between runs."""
     (folder / "README.md").unlink(missing_ok=True)
@@ -128,6 +140,8 @@ def make(case, name, config, kept, root=HERE):
     expected = {**inputs, **initial(model, config)}
     disturb(model, seed=sum(map(ord, case)))
     expected["logits"] = model(**inputs).logits
+    if name == T5:
+        expected.update(answered(model, inputs))
     model.save_pretrained(folder, save_embedding_layers=SAVE_EMBEDDING.get(case, False))
     tidy(folder)
     again = peft.PeftModel.from_pretrained(host(name)[0], folder).eval()(**inputs).logits

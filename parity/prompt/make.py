@@ -4,7 +4,7 @@
 
 A case holds `adapter_config.json` (its base_model_name_or_path leads to the host, from the case's
 folder), `adapter_model.safetensors` and `expected.safetensors`:
-  input_ids, attention_mask, [token_type_ids]   the host's own rows
+  input_ids, attention_mask, [token_type_ids], [decoder_input_ids]   the host's own rows
   logits                      of the text's tokens, those of virtual tokens cut off (a prefix has none); compare where
                               attention_mask is 1 (one row a text for sequence classifiers)
   generated                   language models: greedy tokens after the first row, prompt in front
@@ -37,6 +37,7 @@ HOSTS = HERE.parent / "hosts"
 STEPS, NEW_TOKENS = 3, 6
 CLASSES = {
     "CAUSAL_LM": tf.AutoModelForCausalLM,
+    "SEQ_2_SEQ_LM": tf.AutoModelForSeq2SeqLM,
     "SEQ_CLS": tf.AutoModelForSequenceClassification,
     "TOKEN_CLS": tf.AutoModelForTokenClassification,
     "FEATURE_EXTRACTION": tf.AutoModelForMaskedLM,
@@ -53,6 +54,8 @@ CASES = {
     "roberta_mlm": ("roberta_mlm", "FEATURE_EXTRACTION", 4),
     "bert_tokencls": ("bert_tokencls", "TOKEN_CLS", 4),
     "llama_seqcls": ("llama_seqcls", "SEQ_CLS", 5),
+    # In front of the encoder's text; PEFT's default puts vectors in front of the answer too.
+    "t5": ("t5", "SEQ_2_SEQ_LM", 4),
     # Prefixes; PEFT's need a cache, which models that look both ways have no more.
     "prefix_llama": ("llama_gqa_untied", "CAUSAL_LM", 5),
     "prefix_gpt2": ("gpt2", "CAUSAL_LM", 4),
@@ -71,12 +74,12 @@ def wrapped(name, task, count, prefix=False):
     path = HOSTS / name
     base = CLASSES[task].from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
     rows = load_file(path / "expected.safetensors")
-    inputs = {k: rows[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in rows}
+    inputs = {k: rows[k] for k in ("input_ids", "attention_mask", "token_type_ids", "decoder_input_ids") if k in rows}
     width = base.get_input_embeddings().weight.shape[1]  # PEFT assumes the width of the blocks
     if prefix:
         config = peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=count)
     else:
-        config = peft.PromptTuningConfig(task_type=task, num_virtual_tokens=count, token_dim=width)
+        config = peft.PromptTuningConfig(task_type=task, num_virtual_tokens=count, token_dim=width, num_transformer_submodules=1)
     model = peft.get_peft_model(base, config).eval()
     model.peft_config["default"].base_model_name_or_path = f"../../hosts/{name}"
     generator = torch.Generator().manual_seed(count)
@@ -115,7 +118,7 @@ def make(case):
     if task == "SEQ_CLS":  # PEFT reads the last column, so that padding would be read too
         inputs = {k: v[:, : int(inputs["attention_mask"].sum(1).min())] for k, v in inputs.items()}
     logits = model(**inputs).logits
-    if task != "SEQ_CLS" and not is_prefix(case):
+    if task not in ("SEQ_CLS", "SEQ_2_SEQ_LM") and not is_prefix(case):
         assert logits.shape[1] == inputs["input_ids"].shape[1] + count, logits.shape
         logits = logits[:, count:]
     expected = {**inputs, "logits": logits}

@@ -16,7 +16,8 @@ pub struct HostInfo {
     pub architecture: String,
     /// Where it was loaded from, as the user wrote it (PEFT's `base_model_name_or_path`).
     pub origin: String,
-    /// PEFT's `task_type`: `CAUSAL_LM`, `SEQ_CLS`, `TOKEN_CLS`, or `FEATURE_EXTRACTION`.
+    /// PEFT's `task_type`: `CAUSAL_LM`, `SEQ_2_SEQ_LM`, `SEQ_CLS`, `TOKEN_CLS`, or
+    /// `FEATURE_EXTRACTION`.
     pub task_type: Option<&'static str>,
     /// Module suffixes that adapters target when the user names none (PEFT's table).
     pub default_targets: &'static [&'static str],
@@ -35,10 +36,10 @@ pub struct HostInfo {
 pub struct BlockParts {
     /// Those that make keys and values; the joint one where queries come out of it too.
     pub keys_values: Vec<&'static str>,
-    /// The last one of the attention.
-    pub attention_out: &'static str,
-    /// The last one of the MLP.
-    pub mlp_out: &'static str,
+    /// The last one of each attention.
+    pub attention_out: Vec<&'static str>,
+    /// The last one of the MLP, which has another path in a decoder than in its encoder.
+    pub mlp_out: Vec<&'static str>,
 }
 
 /// Paths of the sites that are `parts` of a block, in host order.

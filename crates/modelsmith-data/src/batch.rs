@@ -38,6 +38,8 @@ pub struct Batch {
     pub type_ids: Option<Vec<u32>>,
     /// Rows of the data that are in the batch.
     pub rows: Vec<u64>,
+    /// What an encoder reads, a text for each sequence; where there is one.
+    pub source: Option<Box<Self>>,
 }
 
 impl Batch {
@@ -73,18 +75,20 @@ impl Batch {
             }
             batch.rows.extend(&sequence.rows);
         }
+        let sources = sequences.iter().map(|sequence| {
+            let source = sequence.source.clone()?;
+            Some(Packed::untrained(source, *sequence.rows.first()?))
+        });
+        let sources: Option<Vec<Packed>> = sources.collect();
+        batch.source = sources
+            .filter(|sources| !sources.is_empty())
+            .map(|sources| Box::new(Self::collate(&sources, pad, multiple, side)));
         batch
     }
 
     /// Pads prompts on the left for generation.
     pub fn prompts(prompts: &[Vec<u32>], pad: u32) -> Self {
-        let packed = |(row, ids): (usize, &Vec<u32>)| Packed {
-            labels: vec![IGNORED; ids.len()],
-            positions: (0..ids.len() as u32).collect(),
-            ids: ids.clone(),
-            rows: vec![row as u64],
-            ..Packed::default()
-        };
+        let packed = |(row, ids): (usize, &Vec<u32>)| Packed::untrained(ids.clone(), row as u64);
         let sequences: Vec<Packed> = prompts.iter().enumerate().map(packed).collect();
         Self::collate(&sequences, pad, 1, Side::Left)
     }
@@ -102,12 +106,10 @@ impl Batch {
             .count()
     }
 
-    /// Number of tokens without padding.
+    /// Number of tokens without padding, those of the source among them.
     pub fn tokens(&self) -> usize {
-        self.attention_mask
-            .iter()
-            .filter(|mask| **mask != 0)
-            .count()
+        let own = self.attention_mask.iter().filter(|mask| **mask != 0);
+        own.count() + self.source.as_ref().map_or(0, |source| source.tokens())
     }
 }
 

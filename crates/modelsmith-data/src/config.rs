@@ -151,6 +151,10 @@ pub struct DataConfig {
     pub limit: usize,
     /// Whether rows are read from disk as they are needed; by default, when the files exceed 256 MB.
     pub stream: Option<bool>,
+    /// Prompts and answers are tokenised apart, for an encoder that reads the one and a decoder
+    /// that writes the other. The model decides it, so no recipe says it.
+    #[serde(skip)]
+    pub apart: bool,
 }
 
 impl Default for DataConfig {
@@ -181,6 +185,7 @@ impl Default for DataConfig {
             held_out_path: None,
             limit: 0,
             stream: None,
+            apart: false,
         }
     }
 }
@@ -218,6 +223,20 @@ impl DataConfig {
         if !(0.0..=1.0).contains(&self.min_trained_share) {
             let found = self.min_trained_share;
             return refuse("min_trained_share", format!("is {found}; must be 0 to 1"));
+        }
+        if self.apart && self.packing != Packing::None {
+            return refuse(
+                "packing",
+                "cannot be used with an encoder and a decoder, which read a row each; set it to none"
+                    .into(),
+            );
+        }
+        if self.apart && self.train_on == TrainOn::All {
+            return refuse(
+                "train_on",
+                "is all; the prompt goes to the encoder, which predicts nothing; set it to responses"
+                    .into(),
+            );
         }
         if self.group_by_length && self.packing != Packing::None {
             return refuse(

@@ -8,6 +8,7 @@
 //! set larger than memory is shuffled like a small one, and both give the same batches.
 //! [`house`] generates the project's own corpus.
 
+mod apart;
 mod batch;
 mod chat;
 mod classify;
@@ -20,6 +21,7 @@ pub mod house;
 mod loader;
 mod mask;
 mod pack;
+mod prompt;
 pub mod read;
 mod rows;
 mod split;

@@ -273,7 +273,7 @@ impl Loader {
         let mut end = self.next_window;
         while end < order.len() && end - self.next_window < WINDOW_ROWS && tokens < WINDOW_TOKENS {
             if let Some(sequence) = self.rows.get(order[end])? {
-                tokens += sequence.ids.len();
+                tokens += sequence.tokens();
                 sequences.push(sequence);
             }
             end += 1;
@@ -291,7 +291,7 @@ impl Loader {
             stream.shuffle(packed);
         }
         if self.settings.by_length {
-            packed.sort_by_key(|sequence| std::cmp::Reverse(sequence.ids.len()));
+            packed.sort_by_key(|sequence| std::cmp::Reverse(sequence.tokens()));
             let mut groups: Vec<Vec<Packed>> = Vec::new();
             let mut rest = std::mem::take(packed).into_iter().peekable();
             while rest.peek().is_some() {

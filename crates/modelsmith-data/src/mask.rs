@@ -7,8 +7,8 @@ use crate::stream_decode::StreamDecoder;
 use crate::tokenise::TokenSequence;
 use crate::tokenizer::Tokenizer;
 
-/// The sequence as pieces of text, each with whether it counts in the loss; special tokens are
-/// shown. Neighbouring pieces alternate.
+/// The sequence, its source first, as pieces of text, each with whether it counts in the loss;
+/// special tokens are shown. Neighbouring pieces alternate.
 ///
 /// # Errors
 /// As [`Tokenizer::decode`].
@@ -20,6 +20,9 @@ pub fn show_mask(tokenizer: &Tokenizer, sequence: &TokenSequence) -> Result<Vec<
         _ if text.is_empty() => {}
         _ => pieces.push((text, trained)),
     };
+    for id in sequence.source.iter().flatten() {
+        add(decoder.push(*id)?, false);
+    }
     let mut trained = false;
     for (id, label) in sequence.ids.iter().zip(&sequence.labels) {
         if trained != (*label != IGNORED) {

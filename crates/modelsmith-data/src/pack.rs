@@ -25,6 +25,8 @@ pub struct Packed {
     pub class: Option<u32>,
     /// Rows it was made of.
     pub rows: Vec<u64>,
+    /// Token ids of the prompt, where an encoder reads it.
+    pub source: Option<Vec<u32>>,
 }
 
 impl From<TokenSequence> for Packed {
@@ -37,11 +39,28 @@ impl From<TokenSequence> for Packed {
             type_ids: sequence.type_ids,
             class: sequence.class,
             rows: vec![sequence.row],
+            source: sequence.source,
         }
     }
 }
 
 impl Packed {
+    /// A text of which nothing counts in the loss.
+    pub(crate) fn untrained(ids: Vec<u32>, row: u64) -> Self {
+        Self {
+            labels: vec![IGNORED; ids.len()],
+            positions: (0..ids.len() as u32).collect(),
+            ids,
+            rows: vec![row],
+            ..Self::default()
+        }
+    }
+
+    /// Number of tokens, those of the source among them.
+    pub(crate) fn tokens(&self) -> usize {
+        self.ids.len() + self.source.as_ref().map_or(0, Vec::len)
+    }
+
     fn append(&mut self, sequence: TokenSequence) {
         let length = sequence.ids.len();
         let segments = self.segments.get_or_insert_default();

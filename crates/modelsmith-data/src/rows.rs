@@ -34,7 +34,8 @@ impl Held {
             return Self::Absent;
         };
         let same = |(id, label): (&u32, &i32)| *label != IGNORED && *id as i32 == *label;
-        let plain = sequence.class.is_none() && sequence.type_ids.is_none();
+        let plain =
+            sequence.class.is_none() && sequence.type_ids.is_none() && sequence.source.is_none();
         if plain && sequence.ids.iter().zip(&sequence.labels).all(same) {
             Self::AllTrained {
                 ids: sequence.ids.into(),

@@ -2,6 +2,7 @@
 
 use modelsmith_core::error::{Error, Result};
 
+use crate::apart::{check_apart, cut_source};
 use crate::batch::IGNORED;
 use crate::chat::ChatTemplate;
 use crate::classify::{class_of, shorten, spell};
@@ -9,6 +10,7 @@ use crate::config::{DataConfig, Format, OnLong, Packing, TrainOn};
 use crate::counts::Counts;
 use crate::encode::Marked;
 use crate::format::{Example, Label};
+use crate::prompt;
 use crate::read::Location;
 use crate::tokenizer::Tokenizer;
 
@@ -25,9 +27,16 @@ pub struct TokenSequence {
     pub class: Option<u32>,
     /// 0 for the tokens of the first text, 1 for the second, where there are two.
     pub type_ids: Option<Vec<u32>>,
+    /// Token ids of the prompt, where an encoder reads it; `ids` are the answer alone then.
+    pub source: Option<Vec<u32>>,
 }
 
 impl TokenSequence {
+    /// Number of tokens, those of the source among them.
+    pub fn tokens(&self) -> usize {
+        self.ids.len() + self.source.as_ref().map_or(0, Vec::len)
+    }
+
     /// Number of tokens that count in the loss.
     pub fn trained(&self) -> usize {
         self.labels
@@ -50,12 +59,8 @@ pub struct Tokeniser {
     train_on: TrainOn,
     eos: Option<u32>,
     parse_special: bool,
+    apart: bool,
 }
-
-/// The classic prompt of instruction data.
-const INSTRUCTION: &str = "### Instruction:\n{instruction}\n\n### Response:\n";
-const INSTRUCTION_WITH_INPUT: &str =
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n";
 
 impl Tokeniser {
     /// A tokeniser for rows of `format`; `classes` are the names of the classes.
@@ -79,6 +84,7 @@ impl Tokeniser {
             }
             (set, _) => set,
         };
+        check_apart(config, format)?;
         let causal = matches!(format, Format::Text | Format::Instruction);
         let templated = format == Format::Chat
             || (format == Format::Instruction && config.prompt_template == "chat");
@@ -106,6 +112,7 @@ impl Tokeniser {
             train_on: config.train_on,
             eos: eos.filter(|_| config.append_eos && causal && !templated),
             parse_special: config.parse_special,
+            apart: config.apart,
         })
     }
 
@@ -147,7 +154,7 @@ impl Tokeniser {
             return Ok((None, counts));
         };
         let trained = sequence.trained();
-        counts.all_tokens = sequence.ids.len() as u64;
+        counts.all_tokens = sequence.tokens() as u64;
         counts.trained_tokens = trained as u64;
         if trained == 0 && sequence.class.is_none() {
             counts.untrained = 1;
@@ -250,6 +257,9 @@ impl Tokeniser {
         input: Option<&str>,
         output: &str,
     ) -> Result<TokenSequence> {
+        if self.apart {
+            return self.two_parts(row, &self.prompt(instruction, input), output);
+        }
         if self.chat.is_some() {
             let asked = match input.filter(|input| !input.is_empty()) {
                 Some(input) => format!("{instruction}\n\n{input}"),
@@ -283,15 +293,23 @@ impl Tokeniser {
         Ok(self.close(with_labels(row, ids, &trained)))
     }
 
+    /// The prompt for an encoder and the answer for its decoder, both closed.
+    fn two_parts(&self, row: u64, prompt: &str, answer: &str) -> Result<TokenSequence> {
+        let part = |text: &str| -> Result<TokenSequence> {
+            let literal = !self.parse_special;
+            let encoded = self.tokenizer.encode_with_offsets(text, true, literal)?;
+            let trained = vec![true; encoded.ids.len()];
+            Ok(self.close(with_labels(row, encoded.ids, &trained)))
+        };
+        Ok(TokenSequence {
+            source: Some(part(prompt)?.ids),
+            ..part(answer)?
+        })
+    }
+
     /// The text before an answer.
     pub fn prompt(&self, instruction: &str, input: Option<&str>) -> String {
-        let template = match (self.prompt_template.as_str(), input) {
-            ("", None) => return instruction.to_string(),
-            ("", Some("")) => INSTRUCTION,
-            ("", Some(_)) => INSTRUCTION_WITH_INPUT,
-            (own, _) => own,
-        };
-        fill(template, instruction, input.unwrap_or_default())
+        prompt::text(&self.prompt_template, instruction, input)
     }
 
     fn classification(
@@ -324,6 +342,7 @@ impl Tokeniser {
             row,
             class: Some(class),
             type_ids: pair.map(|_| encoded.type_ids),
+            source: None,
         })
     }
 
@@ -364,7 +383,8 @@ impl Tokeniser {
         mut sequence: TokenSequence,
         counts: &mut Counts,
     ) -> Result<Option<TokenSequence>> {
-        let length = sequence.ids.len();
+        let source = sequence.source.as_ref().map_or(0, Vec::len);
+        let length = sequence.ids.len().max(source);
         if length <= self.max_length || self.chunked {
             return Ok(Some(sequence));
         }
@@ -378,6 +398,9 @@ impl Tokeniser {
                 sequence.ids.truncate(self.max_length);
                 sequence.labels.truncate(self.max_length);
                 sequence.type_ids.iter_mut().for_each(|ids| ids.truncate(self.max_length));
+                if let Some(source) = &mut sequence.source {
+                    cut_source(source, self.max_length);
+                }
                 counts.truncated = 1;
                 Ok(Some(sequence))
             }
@@ -394,30 +417,4 @@ fn with_labels(row: u64, ids: Vec<u32>, trained: &[bool]) -> TokenSequence {
         row,
         ..TokenSequence::default()
     }
-}
-
-/// Replaces `{instruction}` and `{input}` in one pass, so that neither text is searched itself.
-fn fill(template: &str, instruction: &str, input: &str) -> String {
-    let mut out = String::new();
-    let mut rest = template;
-    while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let known = [
-            ("{instruction}", instruction),
-            ("{prompt}", instruction),
-            ("{input}", input),
-        ];
-        match known.iter().find(|(name, _)| rest.starts_with(name)) {
-            Some((name, value)) => {
-                out.push_str(value);
-                rest = &rest[name.len()..];
-            }
-            None => {
-                out.push('{');
-                rest = &rest[1..];
-            }
-        }
-    }
-    out + rest
 }

@@ -1,5 +1,6 @@
 //! Text from a language model, token by token: batches padded on the left, a key-value cache, rows
-//! that end each in their time.
+//! that end each in their time. Where an encoder stands beside the decoder, it reads the prompts
+//! once, and the answers begin behind a token of their own.
 //!
 //! Every draw is keyed by (seed, row, position), so a row's text does not depend on the others in
 //! its batch beyond the rounding of the arithmetic.
@@ -44,7 +45,7 @@ struct Row {
     prompt: usize,
 }
 
-/// Continues each prompt; returns the new tokens of each, without the one that ended it.
+/// Continues each prompt, or answers it; returns the new tokens of each, without the one that ended it.
 ///
 /// `on_token` is told every token with the number of its row as it comes, and ends the row by
 /// returning false (the token stays). A row also ends where the model has no further position.
@@ -62,22 +63,28 @@ pub fn generate(
     let room = room(host, hooks);
     check(host, prompts, options, room)?;
     let mut found = vec![Vec::new(); prompts.len()];
-    let mut rows: Vec<Row> = prompts
-        .iter()
-        .enumerate()
-        .map(|(number, tokens)| Row {
+    let start = host.decoder_start();
+    let row = |(number, prompt): (usize, &Vec<u32>)| {
+        let tokens = start.map_or_else(|| prompt.clone(), |start| vec![start]);
+        Row {
             number,
-            tokens: tokens.clone(),
             prompt: tokens.len(),
-        })
-        .collect();
+            tokens,
+        }
+    };
+    let mut rows: Vec<Row> = prompts.iter().enumerate().map(row).collect();
     if options.max_new_tokens == 0 {
         return Ok(found);
     }
     let mut cache = KvCache::new();
-    let mut fresh = prompts.to_vec();
+    let mut fresh: Vec<Vec<u32>> = rows.iter().map(|row| row.tokens.clone()).collect();
+    let mut source = start.map(|_| Box::new(padded(host, prompts)));
     while !rows.is_empty() {
-        let logits = within(|| last_logits(host, &fresh, hooks, &mut cache))?;
+        let input = TokenInput {
+            source: source.take(),
+            ..padded(host, &fresh)
+        };
+        let logits = within(|| last_logits(host, &input, hooks, &mut cache))?;
         let mut going = Vec::new();
         for (row, logits) in rows.iter_mut().zip(logits) {
             going.push(step(room, options, row, logits, on_token)?);
@@ -102,9 +109,10 @@ fn check(
     room: usize,
 ) -> Result<()> {
     options.sampler.check()?;
-    if host.head() != Head::CausalLm {
+    if !matches!(host.head(), Head::CausalLm | Head::Seq2SeqLm(_)) {
         return Err(Error::Usage(format!(
-            "{} does not predict next tokens; generate with a causal language model",
+            "{} does not predict next tokens; generate with a causal language model, or with an \
+             encoder and a decoder",
             host.info().architecture
         )));
     }
@@ -123,23 +131,27 @@ fn check(
     }
 }
 
+/// Rows of different lengths that end together.
+fn padded(host: &Transformer, rows: &[Vec<u32>]) -> TokenInput {
+    let pad = host.pad_token().unwrap_or(0);
+    TokenInput::from_ids(rows, pad, true, &host.device())
+}
+
 /// Reads the new tokens of each row and returns the logits after the last of them.
 fn last_logits(
     host: &Transformer,
-    fresh: &[Vec<u32>],
+    input: &TokenInput,
     hooks: &[&dyn Hooks],
     cache: &mut KvCache,
 ) -> Result<Vec<Vec<f32>>> {
-    let pad = host.pad_token().unwrap_or(0);
-    let input = TokenInput::from_ids(fresh, pad, true, &host.device());
     let pass = Pass {
         offset: cache.len(),
         ..Pass::default()
     };
-    let hidden = host.hidden(&input, &pass, hooks, Some(cache))?;
+    let hidden = host.hidden(input, &pass, hooks, Some(cache))?;
     let time = hidden.dims()[1];
     let last: Tensor<3> = hidden.narrow(1, time - 1, 1);
-    let logits = host.logits(last, &input, &pass, hooks);
+    let logits = host.logits(last, input, &pass, hooks);
     let classes = logits.dims()[2];
     let values = to_vec(logits);
     Ok(values.chunks(classes).map(<[f32]>::to_vec).collect())

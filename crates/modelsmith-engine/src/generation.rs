@@ -73,6 +73,9 @@ pub struct Completion {
     pub finish: Finish,
     /// Seconds that the prompts computed with it took together, loading apart.
     pub seconds: f64,
+    /// The text answers the prompt, which an encoder read, and does not go on from it.
+    #[serde(skip)]
+    pub answers: bool,
 }
 
 /// Why a text ended.
@@ -133,7 +136,8 @@ pub fn complete(
     on_piece: &mut dyn FnMut(Piece<'_>) -> bool,
 ) -> Result<Vec<Completion>> {
     let tokenizer = model.tokenizer()?;
-    let encoder = Encoder::new(&tokenizer, prompts, options)?;
+    let apart = model.host.decoder_start().is_some();
+    let encoder = Encoder::new(&tokenizer, prompts, options, apart)?;
     let read: Vec<(String, Vec<u32>)> = prompts
         .iter()
         .map(|prompt| encoder.encode(prompt))
@@ -185,9 +189,14 @@ pub(crate) fn complete_batch(
     on_text: &mut dyn FnMut(usize, &str) -> bool,
 ) -> Result<Vec<Completion>> {
     let ids: Vec<Vec<u32>> = rows.iter().map(|(_, ids)| ids.clone()).collect();
-    let row = |ids: &Vec<u32>| Row {
-        stream: TextStream::new(StreamDecoder::after(tokenizer, ids, true), &options.stop),
-        text: String::new(),
+    // An answer of a decoder goes on from no text.
+    let apart = host.decoder_start().is_some();
+    let row = |ids: &Vec<u32>| {
+        let before = if apart { &[] } else { ids.as_slice() };
+        Row {
+            stream: TextStream::new(StreamDecoder::after(tokenizer, before, true), &options.stop),
+            text: String::new(),
+        }
     };
     let mut growing: Vec<Row<'_>> = ids.iter().map(row).collect();
     let settings = settings(tokenizer, options);
@@ -230,6 +239,7 @@ pub(crate) fn complete_batch(
                 (false, false) => Finish::End,
             },
             seconds,
+            answers: apart,
         });
     }
     Ok(done)
@@ -255,6 +265,8 @@ pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
     options: &'a TextOptions,
+    /// An encoder reads the prompts.
+    apart: bool,
 }
 
 impl<'a> Encoder<'a> {
@@ -262,6 +274,7 @@ impl<'a> Encoder<'a> {
         tokenizer: &'a Tokenizer,
         prompts: &[Prompt],
         options: &'a TextOptions,
+        apart: bool,
     ) -> Result<Self> {
         let wanted = options.chat
             || prompts
@@ -275,6 +288,7 @@ impl<'a> Encoder<'a> {
             tokenizer,
             template,
             options,
+            apart,
         })
     }
 
@@ -308,10 +322,15 @@ impl<'a> Encoder<'a> {
         Ok((marked.text, ids))
     }
 
-    /// Running text is not over yet: an end token that the tokenizer adds is taken off.
+    /// Running text is not over yet: an end token that the tokenizer adds is taken off. A text that
+    /// an encoder reads ends with one.
     fn plain(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = self.tokenizer.encode(text, true)?;
         let special = self.tokenizer.special();
+        if self.apart {
+            ids.extend(special.eos.filter(|eos| ids.last() != Some(eos)));
+            return Ok(ids);
+        }
         if ids.len() > 1 && special.eos.is_some() && ids.last().copied() == special.eos {
             ids.pop();
         }
@@ -323,7 +342,8 @@ impl<'a> Encoder<'a> {
 pub fn listing(completions: &[Completion]) -> String {
     let mut text = String::new();
     for (number, one) in completions.iter().enumerate() {
-        let _ = writeln!(text, "[{}] {}{}", number + 1, one.prompt, one.text);
+        let gap = if one.answers { "\n" } else { "" };
+        let _ = writeln!(text, "[{}] {}{gap}{}", number + 1, one.prompt, one.text);
     }
     text.truncate(text.trim_end().len());
     text

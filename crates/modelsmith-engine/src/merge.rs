@@ -16,7 +16,7 @@ use modelsmith_core::files::{Checkpoint, TensorSpec};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::weights::encode;
-use modelsmith_hosts::Transformer;
+use modelsmith_hosts::{OutputMatrix, Transformer};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -193,11 +193,10 @@ impl Merged {
     }
 
     fn config_patch(&self) -> Map<String, Value> {
-        let mut patch = Map::new();
-        if self.untied {
-            patch.insert("tie_word_embeddings".into(), false.into());
+        match self.untied {
+            true => untying(&self.host),
+            false => Map::new(),
         }
-        patch
     }
 }
 
@@ -235,12 +234,23 @@ fn merged_weight(model: &Model, name: &str, owner: &str) -> Result<Option<Flat>>
     Ok(all)
 }
 
+/// What `config.json` says of weights that are stored apart from now on. Whether a T5 scales the
+/// decoder's state before the head, older configurations tell by the tying alone.
+fn untying(host: &Transformer) -> Map<String, Value> {
+    let mut patch = Map::from_iter([("tie_word_embeddings".to_owned(), false.into())]);
+    let head = host.decoder_start().and_then(|_| host.output_matrix(&[]));
+    if let Some(OutputMatrix { scale, .. }) = head {
+        patch.insert("scale_decoder_outputs".into(), (scale != 1.0).into());
+    }
+    patch
+}
+
 /// The same host with tied weights stored apart.
 fn untied(model: &Model, tied: &[(String, String)]) -> Result<Transformer> {
     let info = model.host.info();
     let mut config = info.config.clone();
     if let Some(map) = config.as_object_mut() {
-        map.insert("tie_word_embeddings".into(), false.into());
+        map.extend(untying(&model.host));
     }
     let mut host = modelsmith_hosts::random(&config, &info.origin, 0, &model.device)?;
     let owners: BTreeMap<&str, &str> = tied

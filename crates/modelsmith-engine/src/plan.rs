@@ -115,7 +115,7 @@ fn memory(recipe: &Recipe, parts: &Parts, trained: u64) -> Memory {
     let time = (time + virtual_tokens(&[parts.adapter.hooks()])) as u64;
     let tokens = recipe.data.batch_size as u64 * time;
     let config = &parts.host.info().config;
-    let heads = ["num_attention_heads", "n_head"]
+    let heads = ["num_attention_heads", "n_head", "num_heads"]
         .iter()
         .find_map(|key| config[*key].as_u64());
     let heads = heads.unwrap_or(1);

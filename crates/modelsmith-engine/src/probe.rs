@@ -29,7 +29,10 @@ pub(crate) fn logits(
             .collect()
     };
     let rows: Vec<Vec<u32>> = (0..ROWS).map(|_| row()).collect();
-    let input = TokenInput::from_ids(&rows, 0, false, device);
+    let rows = TokenInput::from_ids(&rows, 0, false, device);
+    // An encoder reads what its decoder reads.
+    let source = host.decoder_start().map(|_| Box::new(rows.clone()));
+    let input = TokenInput { source, ..rows };
     let logits = to_vec(host.forward(&input, &Pass::default(), hooks)?);
     match logits.iter().find(|logit| !logit.is_finite()) {
         Some(logit) => Err(Error::Numeric(format!(

@@ -105,7 +105,7 @@ impl Sampling<'_> {
         };
         let mut late = false;
         let taken = match self.host.head() {
-            Head::CausalLm => self.continued(held_out, adapter, &mut late),
+            Head::CausalLm | Head::Seq2SeqLm(_) => self.continued(held_out, adapter, &mut late),
             Head::SequenceClasses(_) => self.classified(held_out, adapter),
             // Other heads have no answer that reads as text.
             _ => return,
@@ -274,8 +274,12 @@ impl Sampling<'_> {
     }
 }
 
-/// The prompt of a row and what follows it: the first answer, or the rest of a running text.
+/// The prompt of a row and what follows it: the answer to it, the first one of a conversation, or
+/// the rest of a running text.
 fn parts(sequence: &TokenSequence) -> Option<(&[u32], &[u32])> {
+    if let Some(source) = &sequence.source {
+        return Some((source, &sequence.ids));
+    }
     let trained = |label: &i32| *label != IGNORED;
     let first = sequence.labels.iter().position(trained)?;
     let length = sequence.ids.len();

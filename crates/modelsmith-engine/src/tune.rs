@@ -122,9 +122,12 @@ impl Parts {
         let tokenizer = Tokenizer::load(&folder)?;
         method.read_words(&|text, whole| tokenizer.encode(text, whole))?;
         let mut data = recipe.data.clone();
-        let limit = room_for_text(context_length(&folder)?, method.virtual_tokens())?;
+        let context = Context::read(&folder)?;
+        data.apart = context.apart;
+        let limit = room_for_text(context.limit, method.virtual_tokens())?;
         if data.max_length == 0 {
-            data.max_length = tokenizer.max_length().map_or(limit, |own| own.min(limit));
+            let usual = room_for_text(context.usual, method.virtual_tokens())?;
+            data.max_length = tokenizer.max_length().map_or(usual, |own| own.min(usual));
         } else if data.max_length > limit {
             return Err(Error::config(
                 "data.max_length",
@@ -137,6 +140,7 @@ impl Parts {
         let data = Dataset::open(&data, &tokenizer, recipe.seed)?;
         let host = load_host(recipe, &folder, &data, &device)?;
         check_vocabulary(&host, &tokenizer)?;
+        check_checkpointing(recipe, &host)?;
         let adapter = method.attach(&host, recipe.seed)?;
         Ok(Self {
             options: method.options(),
@@ -170,12 +174,51 @@ fn host_folder(recipe: &Recipe) -> Result<PathBuf> {
     }
 }
 
-/// The longest sequence the model's configuration allows.
-fn context_length(folder: &Path) -> Result<usize> {
-    let config: Value = read_json(folder.join("config.json"))?;
-    let positions = ["max_position_embeddings", "n_positions", "n_ctx"];
-    let found = positions.iter().find_map(|key| config[*key].as_u64());
-    Ok(found.map_or(usize::MAX, |n| n as usize))
+/// How a model reads texts, by its configuration.
+struct Context {
+    /// Longest sequence in tokens.
+    limit: usize,
+    /// Longest sequence where nobody names one.
+    usual: usize,
+    /// An encoder reads prompts, a decoder writes answers.
+    apart: bool,
+}
+
+impl Context {
+    fn read(folder: &Path) -> Result<Self> {
+        let config: Value = read_json(folder.join("config.json"))?;
+        let positions = ["max_position_embeddings", "n_positions", "n_ctx"];
+        let found = positions.iter().find_map(|key| config[*key].as_u64());
+        let found = found.map(|n| n as usize);
+        let apart = config["is_encoder_decoder"] == true;
+        Ok(match apart {
+            // Distances have no end; the length of the texts of pretraining is usual.
+            true => Self {
+                limit: usize::MAX,
+                usual: found.unwrap_or(512),
+                apart,
+            },
+            false => Self {
+                limit: found.unwrap_or(usize::MAX),
+                usual: found.unwrap_or(usize::MAX),
+                apart,
+            },
+        })
+    }
+}
+
+/// Blocks of two stacks cannot be run again one by one yet.
+fn check_checkpointing(recipe: &Recipe, host: &Transformer) -> Result<()> {
+    if recipe.train.gradient_checkpointing && host.decoder_start().is_some() {
+        return Err(Error::config(
+            "train.gradient_checkpointing",
+            format!(
+                "is not implemented for {}, an encoder with a decoder; set it to false",
+                host.info().architecture
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// The positions that virtual tokens leave for the text.

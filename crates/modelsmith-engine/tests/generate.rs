@@ -75,6 +75,30 @@ fn greedy_texts_equal_those_of_transformers() {
 }
 
 #[test]
+fn greedy_answers_of_a_decoder_equal_those_of_transformers() {
+    for name in ["t5", "t5_gated", "mt5"] {
+        let host = host(name);
+        let found = run(&host, &rows(name, "prompt"), &options(32));
+        assert_eq!(found, rows(name, "greedy"), "{name}");
+        let ids = rows(name, "input_ids");
+        let texts = [ids[0].clone(), ids[1][..8].to_vec()];
+        let found = run(&host, &texts, &options(16));
+        assert_eq!(found, rows(name, "batch_greedy"), "{name}");
+        // Rows that end leave the others their own text.
+        let mut ended = options(16);
+        ended.eos = vec![found[0][3]];
+        let again = run(&host, &texts, &ended);
+        for (again, whole) in again.iter().zip(&found) {
+            let end = whole.iter().position(|token| *token == found[0][3]);
+            assert_eq!(again, &whole[..end.unwrap_or(16)], "{name}");
+        }
+        let mut drawn = options(16);
+        drawn.sampler.temperature = 1.0;
+        assert_eq!(run(&host, &texts, &drawn), run(&host, &texts, &drawn));
+    }
+}
+
+#[test]
 fn rows_end_alone_and_the_others_go_on() {
     let host = host("llama_gqa_untied");
     let prompts = vec![vec![5, 9, 33, 7], vec![8, 21], vec![60, 61, 62]];

@@ -11,5 +11,6 @@ mod transformer;
 pub use inspect::{Inspection, MemoryEstimate, SiteEntry, describe};
 pub use save::save;
 pub use transformer::{
-    Head, KvCache, LoadOptions, Stages, Task, TokenInput, Transformer, load, load_with, random,
+    Head, KvCache, LoadOptions, OutputMatrix, Stages, Task, TokenInput, Transformer, load,
+    load_with, random,
 };

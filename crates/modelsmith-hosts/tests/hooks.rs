@@ -11,7 +11,7 @@ use modelsmith_core::hooks::{
 };
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::to_vec;
-use modelsmith_hosts::{TokenInput, Transformer};
+use modelsmith_hosts::{OutputMatrix, TokenInput, Transformer};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -67,6 +67,18 @@ impl Hooks for Counter {
     }
 }
 
+/// The batch of a fixture; as a text to answer where there is an encoder to read it.
+fn input(host: &Transformer, expected: &Expected) -> TokenInput {
+    let batch = batch(expected, "");
+    match host.decoder_start() {
+        Some(_) => TokenInput {
+            source: Some(Box::new(batch)),
+            ..TokenInput::new(common::ints(&expected.rows("decoder_input_ids")))
+        },
+        None => batch,
+    }
+}
+
 fn logits(host: &Transformer, input: &TokenInput, hooks: &[&dyn Hooks]) -> Vec<f32> {
     to_vec(host.forward(input, &Pass::default(), hooks).unwrap())
 }
@@ -84,10 +96,12 @@ fn every_site_is_visited_once_and_watching_changes_no_bit() {
         "roberta_seqcls",
         "roberta_mlm",
         "llama_seqcls",
+        "t5",
+        "t5_gated",
     ];
     for name in names {
         let host = host(name);
-        let input = batch(&Expected::open(name), "");
+        let input = input(&host, &Expected::open(name));
         let counter = Counter::default();
         let watched = logits(&host, &input, &[&counter, &counter]);
         assert_eq!(watched, logits(&host, &input, &[]), "{name}");
@@ -97,7 +111,10 @@ fn every_site_is_visited_once_and_watching_changes_no_bit() {
         sites.sort();
         assert_eq!(paths, sites, "{name}");
         assert!(
-            visits.values().all(|count| *count == 2),
+            // Two hooks; both stacks look their tokens up in one table.
+            visits
+                .iter()
+                .all(|(path, count)| *count == if path == "shared" { 4 } else { 2 }),
             "{name}: {visits:?}"
         );
     }
@@ -257,15 +274,15 @@ fn dropout_is_drawn_while_training_only_and_repeats() {
 
 #[test]
 fn the_matrix_of_a_plain_head_gives_its_logits() {
-    for name in ["llama_gqa_untied", "llama_mha_tied", "qwen3", "gpt2"] {
+    for name in ["llama_gqa_untied", "llama_mha_tied", "qwen3", "gpt2", "t5"] {
         let host = host(name);
-        let input = batch(&Expected::open(name), "");
+        let input = input(&host, &Expected::open(name));
         let pass = Pass::default();
         let hidden = host.hidden(&input, &pass, &[], None).unwrap();
         let expected = to_vec(host.logits(hidden.clone(), &input, &pass, &[]));
-        let matrix = host.output_matrix(&[]).unwrap();
+        let OutputMatrix { matrix, scale } = host.output_matrix(&[]).unwrap();
         let [rows, time, width] = hidden.dims();
-        let logits = hidden
+        let logits = (hidden * scale)
             .reshape([rows * time, width])
             .matmul(matrix.transpose());
         assert_eq!(to_vec(logits), expected, "{name}");

@@ -3,39 +3,23 @@
 mod common;
 
 use burn::tensor::Device;
-use common::{Expected, batch, close, fixtures, greedy, host, ints};
+use common::{Expected, batch, close, config, fixtures, greedy, host, ints, spellings};
 use modelsmith_core::hooks::Pass;
 use modelsmith_core::parameters::to_vec;
 use modelsmith_hosts::{TokenInput, Transformer, load};
 use std::path::Path;
 
-/// Fixture folders that carry a checkpoint.
+/// Fixture folders that carry a checkpoint of one stack; `encoder_decoder.rs` reads the others.
 fn cases() -> Vec<String> {
     let entries = std::fs::read_dir(fixtures()).unwrap();
     let mut names: Vec<String> = entries
         .map(|entry| entry.unwrap())
         .filter(|entry| entry.path().join("config.json").is_file())
         .map(|entry| entry.file_name().into_string().unwrap())
+        .filter(|name| config(name)["is_encoder_decoder"] != true)
         .collect();
     names.sort();
     names
-}
-
-/// A fixture under each spelling of its configuration.
-fn spellings(name: &str) -> Vec<Transformer> {
-    let folder = fixtures().join(name);
-    let mut hosts = vec![host(name)];
-    if folder.join("config.new.json").is_file() {
-        let copy = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-        }
-        let new = copy.path().join("config.new.json");
-        std::fs::rename(new, copy.path().join("config.json")).unwrap();
-        hosts.push(load(copy.path(), &Device::flex()).unwrap());
-    }
-    hosts
 }
 
 #[test]

@@ -326,8 +326,8 @@ fn info() -> HostInfo {
         pools_first: false,
         block: BlockParts {
             keys_values: vec!["q_proj"],
-            attention_out: "q_proj",
-            mlp_out: "v_proj",
+            attention_out: vec!["q_proj"],
+            mlp_out: vec!["v_proj"],
         },
         config: json!({}),
     }

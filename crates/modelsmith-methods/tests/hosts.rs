@@ -28,10 +28,12 @@ fn hosts() -> Vec<(String, Transformer)> {
 fn logits(host: &Transformer, adapter: Option<&dyn Adapter>) -> Vec<f32> {
     let ids = Tensor::from_ints([[5, 9, 2, 7], [3, 3, 8, 1]], &Device::flex());
     let hooks: Vec<&dyn Hooks> = adapter.iter().map(|adapter| adapter.hooks()).collect();
-    to_vec(
-        host.forward(&TokenInput::new(ids), &Pass::default(), &hooks)
-            .unwrap(),
-    )
+    let rows = TokenInput::new(ids);
+    let input = TokenInput {
+        source: host.decoder_start().map(|_| Box::new(rows.clone())),
+        ..rows
+    };
+    to_vec(host.forward(&input, &Pass::default(), &hooks).unwrap())
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {

@@ -94,7 +94,7 @@ fn every_saved_adapter_gives_pefts_logits_and_merges_to_them() {
         assert!(apart < TOLERANCE, "{case} merged: {apart}");
         cases += 1;
     }
-    assert_eq!(cases, 28);
+    assert_eq!(cases, 31);
 }
 
 /// Folders of adapters that PEFT saved with what it computed.
@@ -145,7 +145,7 @@ fn adalora_and_ia3_are_written_as_they_were_read() {
         }
         cases += 1;
     }
-    assert_eq!(cases, 8);
+    assert_eq!(cases, 10);
 }
 
 #[test]
@@ -190,17 +190,18 @@ fn two_adapters_at_once_and_mixed_give_pefts_logits() {
     assert!(apart < TOLERANCE, "scaled: {apart}");
 }
 
-/// Mean cross-entropy of the next token where a label is not -100.
-fn loss(logits: Tensor<3>, labels: &[i64], shape: [usize; 2]) -> Tensor<1> {
+/// Mean cross-entropy where a label is not -100, of the token `ahead` places on: 1 in a text, 0 where a
+/// decoder reads the labels shifted.
+fn loss(logits: Tensor<3>, labels: &[i64], shape: [usize; 2], ahead: usize) -> Tensor<1> {
     let [batch, time] = shape;
     let width = logits.dims()[2];
     let mut weight = vec![0f32; batch * time * width];
     let mut count = 0f32;
     for row in 0..batch {
-        for at in 1..time {
+        for at in ahead..time {
             let label = labels[row * time + at];
             if label >= 0 {
-                weight[(row * time + at - 1) * width + label as usize] = -1.0;
+                weight[(row * time + at - ahead) * width + label as usize] = -1.0;
                 count += 1.0;
             }
         }
@@ -212,9 +213,15 @@ fn loss(logits: Tensor<3>, labels: &[i64], shape: [usize; 2]) -> Tensor<1> {
 
 #[test]
 fn loss_and_gradients_are_those_of_torch() {
-    let files = files("lora/train");
+    for (case, key, ahead, tensors) in [("train", "losses", 1, 8), ("t5", "loss", 0, 28)] {
+        gradients_agree(case, key, ahead, tensors);
+    }
+}
+
+fn gradients_agree(case: &str, key: &str, ahead: usize, tensors: usize) {
+    let files = files(&format!("lora/{case}"));
     let host = host(&files);
-    let reader = reader("lora/train/expected.safetensors");
+    let reader = reader(&format!("lora/{case}/expected.safetensors"));
     let expected = floats(&reader);
     let (input, _) = input(&reader);
     let (labels, shape) = integers(&reader, "labels").unwrap();
@@ -222,8 +229,8 @@ fn loss_and_gradients_are_those_of_torch() {
     let logits = host
         .forward(&input, &Pass::default(), &[adapter.hooks()])
         .unwrap();
-    let loss = loss(logits, &labels, shape);
-    let first = expected["losses"].to_vec()[0];
+    let loss = loss(logits, &labels, shape, ahead);
+    let first = expected[key].to_vec()[0];
     let found = to_vec(loss.clone())[0];
     assert!(
         (found - first).abs() < 1e-5 * first,
@@ -242,6 +249,6 @@ fn loss_and_gradients_are_those_of_torch() {
             compared += 1;
         }
     }
-    assert_eq!(compared, 8);
+    assert_eq!(compared, tensors);
     assert!(gradients.is_empty());
 }

@@ -14,7 +14,7 @@ use modelsmith_hosts::{TokenInput, Transformer, load};
 use modelsmith_methods::{attachable, from_peft};
 use serde_json::{Map, Value, json};
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 15] = [
     "llama",
     "llama_yarn",
     "gpt2",
@@ -24,6 +24,7 @@ const CASES: [&str; 14] = [
     "roberta_mlm",
     "bert_tokencls",
     "llama_seqcls",
+    "t5",
     "prefix_llama",
     "prefix_gpt2",
     "prefix_qwen3",
@@ -163,8 +164,19 @@ fn attaches_everywhere(method: &dyn Adapt) {
         }
         let host = load(&path, &Device::flex()).unwrap();
         let ids = Tensor::from_ints([[5, 9, 2, 7], [3, 3, 8, 1]], &Device::flex());
-        let input = TokenInput::new(ids);
-        let adapter = method.attach(&host, 1).unwrap();
+        let source = host.decoder_start();
+        let input = TokenInput {
+            source: source.map(|_| Box::new(TokenInput::new(ids.clone()))),
+            ..TokenInput::new(ids)
+        };
+        let adapter = match (method.attach(&host, 1), source) {
+            (Ok(adapter), _) => adapter,
+            (Err(problem), Some(_)) => {
+                assert!(problem.to_string().contains("encoder"), "{problem}");
+                continue;
+            }
+            (Err(problem), None) => panic!("{}: {problem}", path.display()),
+        };
         let (before, after) = (
             logits(&host, &input, &[]),
             logits(&host, &input, &[adapter.hooks()]),

@@ -183,6 +183,7 @@ impl Bench<'_> {
         let model = Model::load(&options)?;
         let tokenizer = model.tokenizer()?;
         let mut data = data_of(data)?.data;
+        data.apart = model.host.decoder_start().is_some();
         if data.max_length == 0 {
             data.max_length = model.max_length(&tokenizer);
         }

@@ -38,12 +38,15 @@ struct Question {
     answer: usize,
 }
 
-/// An answer as tokens behind its prompt.
+/// An answer as tokens behind its prompt, or behind the token that answers of a decoder begin
+/// behind.
 struct Candidate {
     question: usize,
     choice: usize,
     ids: Vec<u32>,
-    /// Tokens of the prompt.
+    /// What an encoder reads; empty where there is none.
+    source: Vec<u32>,
+    /// Tokens before the answer.
     prefix: usize,
     characters: usize,
 }
@@ -54,9 +57,9 @@ pub(super) fn measure(
     tokenizer: &Tokenizer,
     data: &DataConfig,
 ) -> Result<ChoiceFigures> {
-    if model.host.head() != Head::CausalLm {
+    if !matches!(model.host.head(), Head::CausalLm | Head::Seq2SeqLm(_)) {
         return Err(Error::Usage(format!(
-            "{} is no causal language model, which --task choices needs",
+            "{} is no language model that writes answers, which --task choices needs",
             model.folder.display()
         )));
     }
@@ -75,9 +78,13 @@ pub(super) fn measure(
         let (at, columns) = row?;
         let question = read_question(&at, &columns)?;
         for choice in 0..question.choices.len() {
-            let candidate = candidate(tokenizer, &question, questions.len(), choice)?;
-            if candidate.ids.len() > limit {
-                let length = candidate.ids.len();
+            let number = questions.len();
+            let candidate = match model.host.decoder_start() {
+                Some(start) => apart(tokenizer, start, &question, number, choice)?,
+                None => candidate(tokenizer, &question, number, choice)?,
+            };
+            let length = candidate.ids.len().max(candidate.source.len());
+            if length > limit && model.host.position_limit().is_some() {
                 return Err(at.error(format!(
                     "the prompt with choice {choice} has {length} tokens; the model reads at most {limit}"
                 )));
@@ -127,7 +134,7 @@ fn score_all(
         .map(|question| vec![(0.0, 0.0); question.choices.len()])
         .collect();
     // Rows of like length share a batch, so that little is padding.
-    candidates.sort_by_key(|candidate| candidate.ids.len());
+    candidates.sort_by_key(|candidate| candidate.ids.len() + candidate.source.len());
     let pad = tokenizer.special().pad.unwrap_or(0);
     let hooks = model.hooks();
     for batch in candidates.chunks(batch_size) {
@@ -150,7 +157,14 @@ fn score_all(
 fn sums(model: &Model, rows: &[Candidate], pad: u32, hooks: &[&dyn Hooks]) -> Result<Vec<f64>> {
     let ids: Vec<Vec<u32>> = rows.iter().map(|row| row.ids.clone()).collect();
     let time = ids.iter().map(Vec::len).max().unwrap_or(0);
-    let input = TokenInput::from_ids(&ids, pad, false, &model.device);
+    let sources: Vec<Vec<u32>> = rows.iter().map(|row| row.source.clone()).collect();
+    let input = TokenInput {
+        source: model
+            .host
+            .decoder_start()
+            .map(|_| Box::new(TokenInput::from_ids(&sources, pad, false, &model.device))),
+        ..TokenInput::from_ids(&ids, pad, false, &model.device)
+    };
     let (mut places, mut targets) = (Vec::new(), Vec::new());
     for (number, row) in rows.iter().enumerate() {
         for at in row.prefix..row.ids.len() {
@@ -218,7 +232,37 @@ fn candidate(
         question: number,
         choice,
         ids,
+        source: Vec::new(),
         prefix,
+        characters: answer.trim().chars().count(),
+    })
+}
+
+/// The prompt for an encoder, and the answer for its decoder.
+fn apart(
+    tokenizer: &Tokenizer,
+    start: u32,
+    question: &Question,
+    number: usize,
+    choice: usize,
+) -> Result<Candidate> {
+    let answer = &question.choices[choice];
+    let eos = tokenizer.special().eos;
+    let mut source = tokenizer.encode(&question.prompt, true)?;
+    source.extend(eos.filter(|eos| source.last() != Some(eos)));
+    let mut ids = vec![start];
+    ids.extend(tokenizer.encode(answer, false)?);
+    if ids.len() == 1 {
+        return Err(Error::Failed(format!(
+            "question {number}: choice {choice} {answer:?} has no token"
+        )));
+    }
+    Ok(Candidate {
+        question: number,
+        choice,
+        ids,
+        source,
+        prefix: 1,
         characters: answer.trim().chars().count(),
     })
 }

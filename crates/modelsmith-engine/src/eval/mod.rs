@@ -11,6 +11,7 @@ pub use confusion::ClassFigures;
 use crate::model::{Model, ModelOptions};
 use crate::train;
 use modelsmith_core::error::{Error, Result};
+use modelsmith_core::host::Host;
 use modelsmith_data::read::{ReadOptions, Source};
 use modelsmith_data::{DataConfig, Dataset, Format, Tokenizer};
 use modelsmith_hosts::Head;
@@ -91,6 +92,13 @@ pub enum Figures {
 /// finite.
 pub fn run(options: &EvalOptions) -> Result<Report> {
     let model = Model::load(&options.model)?;
+    if options.dump_logits.is_some() && model.host.decoder_start().is_some() {
+        return Err(Error::Usage(format!(
+            "--dump-logits writes a row of tokens beside each row of logits, and {} reads two; \
+             leave it out",
+            model.host.info().architecture
+        )));
+    }
     let tokenizer = model.tokenizer()?;
     let task = match options.task {
         Some(task) => task,
@@ -153,10 +161,11 @@ fn open(model: &Model, tokenizer: &Tokenizer, options: &EvalOptions) -> Result<D
     let mut data = options.data.clone();
     data.shuffle = false;
     data.group_by_length = false;
+    data.apart = model.host.decoder_start().is_some();
     let limit = model.max_length(tokenizer);
     if data.max_length == 0 {
         data.max_length = limit;
-    } else if data.max_length > limit {
+    } else if data.max_length > limit && model.host.position_limit().is_some() {
         return Err(Error::config(
             "data.max_length",
             format!(

@@ -168,7 +168,8 @@ impl Serving {
         options: &TextOptions,
     ) -> Result<Vec<Completion>> {
         let prompts: Vec<Prompt> = requests.iter().map(|one| one.prompt.clone()).collect();
-        let encoder = Encoder::new(&self.tokenizer, &prompts, options)?;
+        let apart = self.model.host.decoder_start().is_some();
+        let encoder = Encoder::new(&self.tokenizer, &prompts, options, apart)?;
         let read = prompts.iter().map(|prompt| encoder.encode(prompt));
         let read: Vec<(String, Vec<u32>)> = read.collect::<Result<_>>()?;
         let mut answers: Vec<Option<Completion>> = vec![None; requests.len()];

@@ -8,13 +8,14 @@ use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::random::Stream;
 use modelsmith_data::{Batch, IGNORED};
-use modelsmith_hosts::{Head, TokenInput, Transformer};
+use modelsmith_hosts::{Head, OutputMatrix, TokenInput, Transformer};
 use modelsmith_kernels::{linear_cross_entropy, log_softmax};
 
 /// A batch as tensors, with the places of the head's output that count in the loss.
 #[derive(Clone)]
 pub struct Prepared {
-    /// What the host reads.
+    /// What the host reads; for a decoder behind an encoder, each answer shifted behind the token
+    /// that it begins behind.
     pub input: TokenInput,
     /// Flat places `row * time + column` of the hidden states to predict from; empty for heads
     /// that give one output a row.
@@ -23,7 +24,7 @@ pub struct Prepared {
     pub targets: Vec<i64>,
     /// Rows of the data in the batch, for messages.
     pub rows: Vec<u64>,
-    /// Tokens that are not padding.
+    /// Tokens that are not padding, those of an encoder's texts among them.
     pub tokens: u64,
 }
 
@@ -58,6 +59,7 @@ pub fn prepare(
     let mut ids = batch.ids.clone();
     let (places, targets) = match head {
         Head::CausalLm => causal_targets(batch),
+        Head::Seq2SeqLm(start) => answer_targets(batch, &mut ids, start)?,
         Head::TokenClasses(_) => token_targets(batch),
         Head::MaskedLm => {
             let (masking, stream) = masking.ok_or_else(|| {
@@ -77,7 +79,7 @@ pub fn prepare(
         places,
         targets,
         rows: batch.rows.clone(),
-        tokens: batch.attention_mask.iter().map(|m| u64::from(*m)).sum(),
+        tokens: batch.tokens() as u64,
     })
 }
 
@@ -101,6 +103,22 @@ fn causal_targets(batch: &Batch) -> (Vec<i64>, Vec<i64>) {
         }
     }
     (places, targets)
+}
+
+/// Each token of an answer is predicted from those before it, the first from `start` alone: the
+/// decoder reads the answer moved one place on.
+fn answer_targets(batch: &Batch, ids: &mut [u32], start: u32) -> Result<(Vec<i64>, Vec<i64>)> {
+    if batch.source.is_none() {
+        return Err(Error::config(
+            "data.format",
+            "the rows have no prompt apart from the answer, which a model with an encoder needs",
+        ));
+    }
+    for row in ids.chunks_exact_mut(batch.shape[1].max(1)) {
+        row.rotate_right(1);
+        row[0] = start;
+    }
+    Ok(token_targets(batch))
 }
 
 fn token_targets(batch: &Batch) -> (Vec<i64>, Vec<i64>) {
@@ -172,6 +190,10 @@ pub(crate) fn input_of(batch: &Batch, ids: Vec<u32>, device: &Device) -> TokenIn
         segments: batch.segments.as_ref().map(|segments| ints(wide(segments))),
         token_types: batch.type_ids.as_ref().map(|types| ints(wide(types))),
         ids: ints(wide(&ids)),
+        source: batch
+            .source
+            .as_ref()
+            .map(|source| Box::new(input_of(source, source.ids.clone(), device))),
     }
 }
 
@@ -202,11 +224,12 @@ pub fn loss_of_hidden(
     let data = TensorData::new(prepared.targets.clone(), [count]);
     let targets = Tensor::<1, Int>::from_data(data, &device);
     // A language model's head that is one product needs no logits.
-    if let Some(matrix) = host.output_matrix(hooks)
+    if let Some(OutputMatrix { matrix, scale }) = host.output_matrix(hooks)
         && !prepared.places.is_empty()
     {
         let width = hidden.dims()[2];
         let hidden = at_places(hidden, prepared).reshape([count, width]);
+        let hidden = if scale == 1.0 { hidden } else { hidden * scale };
         return linear_cross_entropy(hidden, matrix, targets);
     }
     let log_probabilities = log_softmax(outputs(host, hidden, prepared, pass, hooks));
@@ -273,6 +296,26 @@ mod tests {
         packed.segments = Some(vec![1, 2, 2, 1, 1, 0]);
         let (places, targets) = causal_targets(&packed);
         assert_eq!((places, targets), (vec![1, 3], vec![7, 9]));
+    }
+
+    #[test]
+    fn answers_are_shifted_behind_the_token_they_begin_behind() {
+        let answered = Batch {
+            labels: vec![5, 6, 7, 8, 9, IGNORED],
+            source: Some(Box::new(batch())),
+            ..batch()
+        };
+        let prepared = prepare(&answered, Head::Seq2SeqLm(3), None, &Device::flex()).unwrap();
+        let ids = prepared.input.ids.into_data();
+        assert_eq!(ids.iter::<i64>().collect::<Vec<_>>(), [3, 5, 6, 3, 8, 9]);
+        assert_eq!(prepared.places, [0, 1, 2, 3, 4]);
+        assert_eq!(prepared.targets, [5, 6, 7, 8, 9]);
+        assert_eq!(prepared.tokens, 10);
+        let source = prepared.input.source.unwrap();
+        assert_eq!(source.dims(), [2, 3]);
+        let together = prepare(&batch(), Head::Seq2SeqLm(3), None, &Device::flex());
+        let error = together.err().unwrap();
+        assert!(error.to_string().contains("data.format"), "{error}");
     }
 
     #[test]

@@ -9,7 +9,11 @@ use modelsmith_kernels::Activation as Fused;
 impl Activation {
     /// Reads the activation under `key`.
     pub(crate) fn read(reader: &Reader<'_>, key: &str, default: &str) -> Result<Self> {
-        let name = reader.text_if(key)?.unwrap_or(default);
+        Self::named(key, reader.text_if(key)?.unwrap_or(default))
+    }
+
+    /// The activation that `key` calls by `name`.
+    pub(crate) fn named(key: &str, name: &str) -> Result<Self> {
         match name {
             "silu" | "swish" => Ok(Self::Silu),
             "gelu" | "gelu_python" => Ok(Self::Gelu),

@@ -1,30 +1,12 @@
 //! From a configuration to the plan of its model, in forward order.
 
+use super::builder::{Builder, Dense};
 use super::config::{Config, Head, Place, Positions};
-use super::dialects::{Names, SequenceHead};
+use super::dialects::{AttentionNames, Names, SequenceHead, StackNames};
 use super::plan::{
-    At, BlockPlan, HeadPlan, Init, LinearSpec, NormSpec, Plan, Projections, WeightSpec,
+    At, AttentionPlan, BlockPlan, CrossPlan, HeadPlan, MixPlan, Plan, Projections, StackPlan,
 };
-use modelsmith_core::layers::NormKind;
-use modelsmith_core::sites::{Site, SiteId, SiteKind};
-
-/// A dense layer in words.
-struct Dense<'a> {
-    path: &'a str,
-    inputs: usize,
-    outputs: usize,
-    bias: bool,
-}
-
-struct Builder<'a> {
-    config: &'a Config,
-    plan: Plan,
-    /// Path of the bare model with its dot.
-    model: String,
-    /// Path of blocks and embeddings with its dot.
-    root: String,
-    in_head: bool,
-}
+use modelsmith_core::sites::SiteKind;
 
 impl Plan {
     /// Plans the model that a configuration describes.
@@ -32,7 +14,7 @@ impl Plan {
         let names = config.names;
         let model = match config.head {
             Head::Base => String::new(),
-            _ => format!("{}.", names.prefix),
+            _ => names.prefix_dot(),
         };
         let root = match names.base {
             "" => model.clone(),
@@ -46,10 +28,8 @@ impl Plan {
             in_head: false,
         };
         builder.embeddings(names);
-        for layer in 0..config.layers {
-            builder.block(names, layer);
-        }
-        builder.top(names);
+        builder.stacks(names);
+        builder.top();
         builder.in_head = true;
         builder.head(names);
         builder.plan
@@ -87,26 +67,53 @@ impl Builder<'_> {
         }
     }
 
-    fn block(&mut self, names: &Names, layer: usize) {
-        let (config, attention) = (self.config, &self.config.attention);
-        let block = format!("{}{}.{layer}", self.root, names.blocks);
+    fn stacks(&mut self, names: &Names) {
+        let config = self.config;
+        if let (Some(encoder), Some(sizes)) = (&names.encoder, config.encoder) {
+            self.plan.encoder = Some(StackPlan {
+                name: "encoder.",
+                ..self.stack(encoder, sizes.layers, false)
+            });
+        }
+        self.plan.stack = StackPlan {
+            name: config.encoder.map_or("", |_| "decoder."),
+            ..self.stack(&names.stack, config.layers, config.attention.causal)
+        };
+    }
+
+    fn stack(&mut self, names: &StackNames, layers: usize, causal: bool) -> StackPlan {
+        let config = self.config;
+        let blocks = format!("{}{}", self.root, names.blocks);
+        let distances = match config.positions {
+            Positions::Relative(relative) => {
+                let path = format!("{blocks}.0.{}", names.distances);
+                Some(self.distances(&path, relative.buckets))
+            }
+            _ => None,
+        };
+        let block = |layer| self.block(names, &format!("{blocks}.{layer}"));
+        let blocks = (0..layers).map(block).collect();
+        let final_norm = config.final_norm.then(|| {
+            let path = format!("{}{}", self.root, names.final_norm);
+            self.norm(&path, config.width)
+        });
+        StackPlan {
+            name: "",
+            causal,
+            distances,
+            blocks,
+            final_norm,
+        }
+    }
+
+    fn block(&mut self, names: &StackNames, block: &str) -> BlockPlan {
+        let config = self.config;
         let at = |path: &str| format!("{block}.{path}");
         let width = config.width;
-        let mixed = attention.heads * attention.head_dim;
-        let site = self.site(&block, SiteKind::Residual, width, width);
+        let site = self.site(block, SiteKind::Residual, width, width);
         let pre = config.place == Place::Pre;
-        let before = pre.then(|| self.norm(&at(names.attention_norm), width));
-        let projections = self.projections(names, &block);
-        let qk_norms = attention.qk_norm.then(|| {
-            let query = self.norm(&at("self_attn.q_norm"), attention.head_dim);
-            (
-                query,
-                self.norm(&at("self_attn.k_norm"), attention.head_dim),
-            )
-        });
-        let core = self.site(&at(names.attention), SiteKind::Attention, mixed, mixed);
-        let attention_out = self.writer(&at(names.attention_out), mixed, attention.out_bias);
-        let attention_norm = before.unwrap_or_else(|| self.norm(&at(names.attention_norm), width));
+        let attention = self.attention(&names.attention, block);
+        let cross = names.cross.as_ref().map(|names| self.cross(names, block));
         let before = pre.then(|| self.norm(&at(names.mlp_norm), width));
         let inner = config.inner;
         let gate = config
@@ -115,21 +122,67 @@ impl Builder<'_> {
         let up = self.reader(&at(names.up), inner, config.mlp_bias);
         let down = self.writer(&at(names.down), inner, config.mlp_bias);
         let mlp_norm = before.unwrap_or_else(|| self.norm(&at(names.mlp_norm), width));
-        self.plan.blocks.push(BlockPlan {
+        BlockPlan {
             site,
-            attention_norm,
-            projections,
-            qk_norms,
-            attention: core,
-            attention_out,
+            attention,
+            cross,
             mlp_norm,
             gate,
             up,
             down,
-        });
+        }
     }
 
-    fn projections(&mut self, names: &Names, block: &str) -> Projections {
+    fn attention(&mut self, names: &AttentionNames, block: &str) -> AttentionPlan {
+        let (attention, width) = (&self.config.attention, self.config.width);
+        let at = |path: &str| format!("{block}.{path}");
+        let pre = self.config.place == Place::Pre;
+        let before = pre.then(|| self.norm(&at(names.norm), width));
+        let projections = self.projections(names, block);
+        let qk_norms = attention.qk_norm.then(|| {
+            let query = self.norm(&at("self_attn.q_norm"), attention.head_dim);
+            (
+                query,
+                self.norm(&at("self_attn.k_norm"), attention.head_dim),
+            )
+        });
+        let mix = self.mix(names, block);
+        AttentionPlan {
+            norm: before.unwrap_or_else(|| self.norm(&at(names.norm), width)),
+            projections,
+            qk_norms,
+            mix,
+        }
+    }
+
+    fn cross(&mut self, names: &AttentionNames, block: &str) -> CrossPlan {
+        let attention = &self.config.attention;
+        let at = |path: &str| format!("{block}.{path}");
+        let (q, kv) = (
+            attention.heads * attention.head_dim,
+            attention.kv_heads * attention.head_dim,
+        );
+        let bias = attention.qkv_bias;
+        CrossPlan {
+            norm: self.norm(&at(names.norm), self.config.width),
+            query: self.query(&at(names.query), q, bias),
+            key: self.reader(&at(names.key), kv, bias),
+            value: self.reader(&at(names.value), kv, bias),
+            mix: self.mix(names, block),
+        }
+    }
+
+    fn mix(&mut self, names: &AttentionNames, block: &str) -> MixPlan {
+        let attention = &self.config.attention;
+        let at = |path: &str| format!("{block}.{path}");
+        let mixed = attention.heads * attention.head_dim;
+        MixPlan {
+            site: self.site(&at(names.site), SiteKind::Attention, mixed, mixed),
+            out: self.writer(&at(names.out), mixed, attention.out_bias),
+        }
+    }
+
+    fn projections(&mut self, names: &AttentionNames, block: &str) -> Projections {
         let attention = &self.config.attention;
         let (q, kv) = (
             attention.heads * attention.head_dim,
@@ -141,18 +194,14 @@ impl Builder<'_> {
             return Projections::Fused(self.reader(&at(names.fused), q + 2 * kv, bias));
         }
         Projections::Split {
-            query: self.reader(&at(names.query), q, bias),
+            query: self.query(&at(names.query), q, bias),
             key: self.reader(&at(names.key), kv, bias),
             value: self.reader(&at(names.value), kv, bias),
         }
     }
 
-    fn top(&mut self, names: &Names) {
+    fn top(&mut self) {
         let (config, root) = (self.config, self.root.clone());
-        if config.final_norm {
-            let path = format!("{root}{}", names.final_norm);
-            self.plan.final_norm = Some(self.norm(&path, config.width));
-        }
         if config.embedding_width != config.width {
             self.plan.project_out = Some(self.dense(&Dense {
                 path: &format!("{root}project_out"),
@@ -181,7 +230,9 @@ impl Builder<'_> {
         let width = self.config.embedding_width;
         let plan = match self.config.head {
             Head::Base => HeadPlan::None,
-            Head::CausalLm => HeadPlan::Causal(self.vocabulary("lm_head", None)),
+            Head::CausalLm | Head::Seq2SeqLm(_) => {
+                HeadPlan::Causal(self.vocabulary("lm_head", None))
+            }
             Head::MaskedLm => self.masked(names),
             Head::SequenceClasses(classes) => self.sequence(names, width, classes),
             Head::TokenClasses(classes) => {
@@ -247,156 +298,5 @@ impl Builder<'_> {
         });
         self.plan.sites[at.site].head = true;
         at
-    }
-
-    /// A projection to the vocabulary, tied to the token embedding where the model says so.
-    fn vocabulary(&mut self, path: &str, bias: Option<&str>) -> At {
-        let (inputs, outputs) = (self.config.embedding_width, self.config.vocabulary);
-        let site = self.site(path, SiteKind::Linear, inputs, outputs);
-        let owner = self.plan.tokens.filter(|_| self.config.tied);
-        let weight = match owner {
-            Some(owner) => self.plan.embeddings[owner.layer],
-            None => self.matrix(format!("{path}.weight"), [outputs, inputs]),
-        };
-        let bias = bias.map(|name| self.vector(name.to_owned(), outputs, Init::Zeros));
-        let tied_to = owner.map(|owner| self.plan.sites[owner.site].path.clone());
-        let entry = &mut self.plan.sites[site];
-        (entry.head, entry.bias, entry.tied_to) = (true, bias.is_some(), tied_to);
-        self.push_linear(
-            site,
-            LinearSpec {
-                weight,
-                bias,
-                fan_in_fan_out: false,
-            },
-        )
-    }
-
-    /// A layer that reads the residual stream.
-    fn reader(&mut self, path: &str, outputs: usize, bias: bool) -> At {
-        self.dense(&Dense {
-            path,
-            inputs: self.config.width,
-            outputs,
-            bias,
-        })
-    }
-
-    /// A layer that writes to the residual stream.
-    fn writer(&mut self, path: &str, inputs: usize, bias: bool) -> At {
-        let at = self.dense(&Dense {
-            path,
-            inputs,
-            outputs: self.config.width,
-            bias,
-        });
-        let weight = self.plan.linears[at.layer].weight;
-        self.plan.weights[weight].init = Init::Normal {
-            deviation: self.config.start.deviation * self.config.start.residual,
-            zero_row: None,
-        };
-        at
-    }
-
-    fn dense(&mut self, dense: &Dense<'_>) -> At {
-        let Dense {
-            path,
-            inputs,
-            outputs,
-            bias,
-        } = *dense;
-        // GPT-2 stores every matrix of its blocks, and no other, as (in, out).
-        let transposed = self.config.attention.fused && !self.in_head;
-        let site = self.site(path, SiteKind::Linear, inputs, outputs);
-        let shape = if transposed {
-            [inputs, outputs]
-        } else {
-            [outputs, inputs]
-        };
-        let weight = self.matrix(format!("{path}.weight"), shape);
-        let bias = bias.then(|| self.vector(format!("{path}.bias"), outputs, Init::Zeros));
-        let entry = &mut self.plan.sites[site];
-        (entry.bias, entry.fan_in_fan_out) = (bias.is_some(), transposed);
-        self.push_linear(
-            site,
-            LinearSpec {
-                weight,
-                bias,
-                fan_in_fan_out: transposed,
-            },
-        )
-    }
-
-    fn push_linear(&mut self, site: usize, spec: LinearSpec) -> At {
-        self.plan.linears.push(spec);
-        At {
-            site,
-            layer: self.plan.linears.len() - 1,
-        }
-    }
-
-    fn embedding(&mut self, path: &str, rows: usize, width: usize, pad: Option<usize>) -> At {
-        let site = self.site(path, SiteKind::Embedding, rows, width);
-        let weight = self.matrix(format!("{path}.weight"), [rows, width]);
-        self.plan.weights[weight].init = Init::Normal {
-            deviation: self.config.start.deviation,
-            zero_row: pad.filter(|_| self.config.start.zero_pad),
-        };
-        self.plan.embeddings.push(weight);
-        At {
-            site,
-            layer: self.plan.embeddings.len() - 1,
-        }
-    }
-
-    fn norm(&mut self, path: &str, width: usize) -> At {
-        let site = self.site(path, SiteKind::Norm, width, width);
-        let weight = self.vector(format!("{path}.weight"), width, Init::Ones);
-        let bias = (self.config.norm == NormKind::Layer)
-            .then(|| self.vector(format!("{path}.bias"), width, Init::Zeros));
-        self.plan.sites[site].bias = bias.is_some();
-        self.plan.norms.push(NormSpec { weight, bias });
-        At {
-            site,
-            layer: self.plan.norms.len() - 1,
-        }
-    }
-
-    fn site(&mut self, path: &str, kind: SiteKind, inputs: usize, outputs: usize) -> usize {
-        let id = self.plan.sites.len();
-        self.plan.sites.push(Site {
-            id: SiteId(id),
-            path: path.to_owned(),
-            kind,
-            inputs,
-            outputs,
-            bias: false,
-            fan_in_fan_out: false,
-            head: false,
-            tied_to: None,
-        });
-        id
-    }
-
-    fn matrix(&mut self, name: String, shape: [usize; 2]) -> usize {
-        let init = Init::Normal {
-            deviation: self.config.start.deviation,
-            zero_row: None,
-        };
-        self.weight(name, shape.to_vec(), init)
-    }
-
-    fn vector(&mut self, name: String, length: usize, init: Init) -> usize {
-        self.weight(name, vec![length], init)
-    }
-
-    fn weight(&mut self, name: String, shape: Vec<usize>, init: Init) -> usize {
-        self.plan.weights.push(WeightSpec {
-            name,
-            shape,
-            init,
-            head: self.in_head,
-        });
-        self.plan.weights.len() - 1
     }
 }

@@ -1,6 +1,6 @@
 //! Keys and values of the tokens read so far, so that each new token costs one column only.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 
 /// Columns of the first buffer.
@@ -10,15 +10,22 @@ const FIRST_CAPACITY: usize = 64;
 #[derive(Clone, Debug, Default)]
 pub struct KvCache {
     pub(crate) layers: Vec<LayerCache>,
+    /// Hides the padding of the text that the encoder read, `[batch, 1, 1, time]`.
+    pub(crate) encoded_bias: Option<Tensor<4>>,
     length: usize,
     batch: usize,
     /// Which columns hold real tokens, row by row; absent while all do.
     real: Option<Vec<Vec<bool>>>,
 }
 
-/// One layer's buffers, `[batch, kv_heads, capacity, head_dim]`.
+/// One layer's keys and values.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LayerCache(Option<(Tensor<4>, Tensor<4>)>);
+pub(crate) struct LayerCache {
+    /// Buffers for the tokens read so far, `[batch, kv_heads, capacity, head_dim]`.
+    own: Option<(Tensor<4>, Tensor<4>)>,
+    /// Those of the encoder's text, which does not grow, `[batch, kv_heads, time, head_dim]`.
+    pub(crate) encoded: Option<(Tensor<4>, Tensor<4>)>,
+}
 
 impl KvCache {
     /// An empty cache; the first pass shapes it.
@@ -55,6 +62,7 @@ impl KvCache {
         for layer in &mut self.layers {
             layer.select(rows);
         }
+        self.encoded_bias = self.encoded_bias.take().map(|bias| pick(bias, rows));
         if let Some(real) = &mut self.real {
             *real = rows.iter().map(|row| real[*row].clone()).collect();
         }
@@ -91,6 +99,7 @@ impl KvCache {
             self.batch = batch;
             self.real = None;
             self.layers = vec![LayerCache::default(); layers];
+            self.encoded_bias = None;
         }
         if self.batch != batch || self.layers.len() != layers {
             return Err(Error::Failed(format!(
@@ -130,7 +139,7 @@ impl LayerCache {
         // A cache serves inference: what it holds never belongs to a graph.
         let (k, v) = (k.without_autodiff(), v.without_autodiff());
         let end = offset + k.dims()[2];
-        let (keys, values) = match self.0.take() {
+        let (keys, values) = match self.own.take() {
             Some((keys, values)) => (keys, values),
             None => (empty(&k, 0), empty(&v, 0)),
         };
@@ -140,23 +149,25 @@ impl LayerCache {
             keys.clone().narrow(2, 0, end),
             values.clone().narrow(2, 0, end),
         );
-        self.0 = Some((keys, values));
+        self.own = Some((keys, values));
         held
     }
 
     fn select(&mut self, rows: &[usize]) {
-        if let Some((keys, values)) = self.0.take() {
-            let index = index(rows, &keys.device());
-            let keys = keys.select(0, index.clone());
-            self.0 = Some((keys, values.select(0, index)));
+        for held in [&mut self.own, &mut self.encoded] {
+            *held = held
+                .take()
+                .map(|(keys, values)| (pick(keys, rows), pick(values, rows)));
         }
     }
 }
 
-fn index(rows: &[usize], device: &Device) -> Tensor<1, Int> {
+/// The rows given, in that order.
+fn pick(x: Tensor<4>, rows: &[usize]) -> Tensor<4> {
     let rows: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-    let count = rows.len();
-    Tensor::from_data(TensorData::new(rows, [count]), device)
+    let count = [rows.len()];
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, count), &x.device());
+    x.select(0, rows)
 }
 
 /// A buffer like `x` with `capacity` columns.

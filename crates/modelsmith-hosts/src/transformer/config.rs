@@ -1,6 +1,7 @@
 //! What one transformer block needs to know, whatever family the checkpoint is of.
 
 use super::dialects::Names;
+use super::relative::Relative;
 use super::rope::Rope;
 use modelsmith_core::hooks::AttentionShape;
 use modelsmith_core::layers::NormKind;
@@ -18,6 +19,9 @@ pub enum Head {
     SequenceClasses(usize),
     /// This many classes a token.
     TokenClasses(usize),
+    /// Logits of the next token of an answer to the text that an encoder read; every answer begins
+    /// behind this token, which is no part of it.
+    Seq2SeqLm(u32),
 }
 
 /// Which model of a family to build, when it is not the one `architectures` names.
@@ -33,6 +37,8 @@ pub enum Task {
     SequenceClassification,
     /// One label a token.
     TokenClassification,
+    /// Next-token prediction in a decoder, of an answer to the encoder's text.
+    Seq2SeqLm,
 }
 
 /// The element-wise function of the MLP.
@@ -53,6 +59,8 @@ pub(crate) enum Activation {
 pub(crate) enum Positions {
     /// Rotation of queries and keys.
     Rope(Rope),
+    /// A bias of the scores by the distance of key and query.
+    Relative(Relative),
     /// A learned table added to the token embedding.
     Learned {
         /// Rows of the table.
@@ -90,6 +98,7 @@ pub(crate) struct AttentionConfig {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// The only stack, or the decoder, sees no later key; an encoder sees all.
     pub(crate) causal: bool,
     /// Queries, keys and values come from one projection stored as (in, out).
     pub(crate) fused: bool,
@@ -120,19 +129,43 @@ impl AttentionConfig {
 pub(crate) struct Dropouts {
     pub(crate) embedding: f64,
     pub(crate) attention: f64,
+    /// Before the MLP's last matrix.
+    pub(crate) inner: f64,
     pub(crate) hidden: f64,
+    /// After the last norm of a stack.
+    pub(crate) top: f64,
     pub(crate) classifier: f64,
 }
 
 /// How fresh weights are drawn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start {
-    /// Standard deviation of matrices.
+    /// Standard deviation of matrices and tables.
     pub(crate) deviation: f64,
+    /// Divides a matrix's deviation by the root of its inputs, a query's by that of a head's width
+    /// too, where attention is not scaled.
+    pub(crate) by_inputs: bool,
     /// Factor on the deviation of the projections that write to the residual stream.
     pub(crate) residual: f64,
     /// The row of the padding token starts at zero.
     pub(crate) zero_pad: bool,
+}
+
+/// The encoder beside a decoder; both have the same sizes but for their numbers of blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EncoderConfig {
+    pub(crate) layers: usize,
+    /// Id that every answer begins behind.
+    pub(crate) start: usize,
+    /// Multiplies the decoder's last state before the head.
+    pub(crate) output_scale: f64,
+}
+
+impl Config {
+    /// What multiplies the last hidden state before the head of a language model.
+    pub(crate) fn output_scale(&self) -> f64 {
+        self.encoder.map_or(1.0, |encoder| encoder.output_scale)
+    }
 }
 
 /// A whole transformer.
@@ -143,7 +176,9 @@ pub(crate) struct Config {
     pub(crate) width: usize,
     /// Width of the token embedding; differs from `width` in OPT-350m only.
     pub(crate) embedding_width: usize,
+    /// Blocks of the only stack, or of the decoder.
     pub(crate) layers: usize,
+    pub(crate) encoder: Option<EncoderConfig>,
     pub(crate) attention: AttentionConfig,
     pub(crate) inner: usize,
     pub(crate) gated: bool,

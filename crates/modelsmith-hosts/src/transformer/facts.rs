@@ -2,6 +2,7 @@
 
 use super::Transformer;
 use super::config::Head;
+use super::plan::BlockPlan;
 use burn::tensor::{DType, Device};
 use modelsmith_core::error::{Error, Result, suggest};
 use modelsmith_core::files::DType as FileDType;
@@ -39,9 +40,17 @@ impl Transformer {
         self.config.limit
     }
 
-    /// Number of blocks.
+    /// Number of blocks, those of an encoder and its decoder together.
     pub fn num_layers(&self) -> usize {
-        self.config.layers
+        self.plan.stacks().map(|stack| stack.blocks.len()).sum()
+    }
+
+    /// Id that an answer of the decoder begins behind; `None` for a model of one stack.
+    pub fn decoder_start(&self) -> Option<u32> {
+        match self.config.head {
+            Head::Seq2SeqLm(start) => Some(start),
+            _ => None,
+        }
     }
 
     /// Numbers in all weights, each tied one once.
@@ -59,10 +68,10 @@ impl Transformer {
         self.config.pad.map(|pad| pad as u32)
     }
 
-    /// Bytes of keys and values that each cached token takes.
+    /// Bytes of keys and values that each cached token of the text, or of the answer, takes.
     pub fn cache_bytes_per_token(&self) -> usize {
         let attention = &self.config.attention;
-        2 * self.num_layers() * attention.kv_heads * attention.head_dim * size_of::<f32>()
+        2 * self.config.layers * attention.kv_heads * attention.head_dim * size_of::<f32>()
     }
 
     /// Stored tensors that were not used: buffers, tied copies, other heads.
@@ -175,11 +184,13 @@ impl Host for Transformer {
     }
 
     fn attention_shape(&self, site: &Site) -> Option<AttentionShape> {
-        let blocks = self.plan.blocks.iter();
-        let layer = blocks
-            .enumerate()
-            .find(|(_, block)| block.attention == site.id.0);
-        layer.map(|(layer, _)| self.config.attention.shape(layer))
+        let here = |block: &BlockPlan| {
+            let cross = block.cross.map(|cross| cross.mix.site);
+            block.attention.mix.site == site.id.0 || cross == Some(site.id.0)
+        };
+        let mut stacks = self.plan.stacks();
+        let layer = stacks.find_map(|stack| stack.blocks.iter().position(here))?;
+        Some(self.config.attention.shape(layer))
     }
 
     fn device(&self) -> Device {

@@ -22,7 +22,10 @@ impl Visit<'_> {
         let rate = self.model.config.dropouts.classifier;
         match self.model.plan.head {
             None | Some(HeadPlan::None) => hidden,
-            Some(HeadPlan::Causal(at)) => self.linear(at, hidden),
+            Some(HeadPlan::Causal(at)) => match self.model.config.output_scale() {
+                1.0 => self.linear(at, hidden),
+                scale => self.linear(at, hidden * scale),
+            },
             Some(HeadPlan::Masked {
                 dense,
                 norm,

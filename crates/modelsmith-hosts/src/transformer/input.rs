@@ -18,6 +18,9 @@ pub struct TokenInput {
     pub segments: Option<Tensor<2, Int>>,
     /// Token types of BERT; all zero when absent.
     pub token_types: Option<Tensor<2, Int>>,
+    /// The texts that the encoder beside a decoder reads, a row each; the ids are the decoder's
+    /// then. Given once where a cache is used: the cache holds what was made of it from then on.
+    pub source: Option<Box<Self>>,
 }
 
 impl TokenInput {
@@ -29,6 +32,7 @@ impl TokenInput {
             positions: None,
             segments: None,
             token_types: None,
+            source: None,
         }
     }
 

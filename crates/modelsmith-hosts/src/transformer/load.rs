@@ -22,6 +22,7 @@ const BUFFERS: &[&str] = &[
     "attn.masked_bias",
     "position_ids",
     "token_type_ids",
+    "EncDecAttention.relative_attention_bias.weight",
 ];
 
 /// Tensors of heads that the class at hand does not have.
@@ -185,7 +186,9 @@ impl<'a> Stored<'a> {
         let mut skipped = Vec::new();
         for name in self.checkpoint.names().filter(|name| !used.contains(name)) {
             match copies.get(name) {
-                Some(owner) if !self.equal(name, owner)? => problems.differ(name, owner),
+                Some(owner) if !equal(self.checkpoint, name, owner)? => {
+                    problems.differ(name, owner);
+                }
                 Some(_) => skipped.push(name.to_owned()),
                 None if is_surplus(self.config.names, name) => {
                     problems.surplus.push(name.to_owned());
@@ -200,7 +203,15 @@ impl<'a> Stored<'a> {
     /// Names under which older checkpoints repeat a tied weight, with the weight's own.
     fn tied_copies(&self) -> BTreeMap<String, String> {
         let mut copies = BTreeMap::new();
-        if !matches!(self.config.head, Head::CausalLm | Head::MaskedLm) {
+        let tokens = self.plan.tokens.map(|at| self.plan.embeddings[at.layer]);
+        if let Some(source) = tokens.and_then(|number| self.sources[number].clone()) {
+            let names = self.config.names.token_copies.iter();
+            copies.extend(names.map(|path| (format!("{path}.weight"), source.clone())));
+        }
+        if !matches!(
+            self.config.head,
+            Head::CausalLm | Head::MaskedLm | Head::Seq2SeqLm(_)
+        ) {
             return copies;
         }
         for (site, spec) in self.linear_sites() {
@@ -227,21 +238,42 @@ impl<'a> Stored<'a> {
             .filter(|(site, _)| site.head)
             .map(|(site, spec)| (site.path.as_str(), spec))
     }
+}
 
-    fn equal(&self, a: &str, b: &str) -> Result<bool> {
-        let (a, b) = (self.checkpoint.view(a)?, self.checkpoint.view(b)?);
-        Ok(a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes)
+/// Whether the head of a decoder has the weight of the token embedding. The configuration does not
+/// tell: what it says of tying is read as whether the state is scaled before the head.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn head_is_shared(checkpoint: &Checkpoint, config: &Config) -> Result<bool> {
+    let (head, tokens) = ("lm_head.weight", format!("{}.weight", config.names.tokens));
+    if !checkpoint.contains(head) {
+        return Ok(true);
     }
+    let mut names = spellings(config, &tokens).into_iter();
+    match names.find(|name| checkpoint.contains(name)) {
+        Some(tokens) => equal(checkpoint, head, &tokens),
+        None => Ok(false),
+    }
+}
+
+fn equal(checkpoint: &Checkpoint, a: &str, b: &str) -> Result<bool> {
+    let (a, b) = (checkpoint.view(a)?, checkpoint.view(b)?);
+    Ok(a.dtype == b.dtype && a.shape == b.shape && a.bytes == b.bytes)
 }
 
 /// A weight's names: the class's own, with and without the bare model's attribute, and with the
 /// `gamma` and `beta` of old BERT checkpoints.
 fn spellings(config: &Config, name: &str) -> Vec<String> {
-    let prefix = format!("{}.", config.names.prefix);
+    let prefix = config.names.prefix_dot();
     let mut found = vec![name.to_owned()];
     match config.head {
         Head::Base => found.push(format!("{prefix}{name}")),
         _ => found.extend(name.strip_prefix(&prefix).map(str::to_owned)),
+    }
+    if name.strip_suffix(".weight") == Some(config.names.tokens) {
+        let copies = config.names.token_copies.iter();
+        found.extend(copies.map(|path| format!("{path}.weight")));
     }
     if let Some([_, _, decoder, bias]) = config.names.heads.masked
         && name == bias
@@ -267,7 +299,7 @@ fn is_pooler(name: &str) -> bool {
 
 /// Whether a stored tensor is neither a buffer nor a part of a head.
 fn is_surplus(names: &Names, name: &str) -> bool {
-    let prefix = format!("{}.", names.prefix);
+    let prefix = names.prefix_dot();
     let bare = name.strip_prefix(&prefix).unwrap_or(name);
     let buffer = BUFFERS.iter().any(|buffer| has_suffix(name, buffer));
     let head = OTHER_HEADS.iter().any(|head| bare.starts_with(head));

@@ -2,16 +2,22 @@
 //!
 //! [`config`] is what a block can be; [`dialects`] read a family's `config.json` into it and name
 //! its tensors; [`plan`] turns it into sites and weights; [`walk`] computes, opening the hooks at
-//! every site. Paths are the module paths of the class that `architectures` names. The output
-//! site, which spans the whole head, is called after the head's last layer with `:output`
-//! (`lm_head:output`), so that paths are unique and no pattern for modules sees it.
+//! every site. A model is one stack of blocks, or two: an encoder reads a text once ([`encode`]),
+//! and a decoder whose blocks attend to the outcome writes the answer. Both look tokens up at one
+//! site, which is visited by each.
+//!
+//! Paths are the module paths of the class that `architectures` names. The output site, which spans
+//! the whole head, is called after the head's last layer with `:output` (`lm_head:output`), so that
+//! paths are unique and no pattern for modules sees it.
 
 mod activation;
 mod attention;
 mod build;
+mod builder;
 mod cache;
 mod config;
 mod dialects;
+mod encode;
 mod facts;
 mod head;
 mod input;
@@ -21,6 +27,7 @@ mod open;
 mod plan;
 mod prepare;
 mod reader;
+mod relative;
 mod rope;
 mod stages;
 mod walk;
@@ -40,7 +47,6 @@ use modelsmith_core::host::HostInfo;
 use network::Network;
 use plan::{HeadPlan, Plan};
 use prepare::Prepared;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use walk::{Visit, Walk};
@@ -57,6 +63,15 @@ pub struct Transformer {
     device: Device,
 }
 
+/// A head that is one product: `logits = scale x Wᵀ`.
+#[derive(Clone, Debug)]
+pub struct OutputMatrix {
+    /// `[vocabulary, width]`, `f32` or `bf16`.
+    pub matrix: Tensor<2>,
+    /// Multiplies the hidden state; 1 but for T5 1.0.
+    pub scale: f64,
+}
+
 impl Transformer {
     /// The last hidden state after the final norm, `[batch, time, width]`. With a cache, `input`
     /// holds the new tokens only and the cache grows by them; a cache serves inference, gradients
@@ -64,7 +79,8 @@ impl Transformer {
     ///
     /// # Errors
     /// Ids outside the vocabulary, sequences longer than the model's positions, inputs whose
-    /// shapes differ, a cache with an encoder.
+    /// shapes differ, a cache with a model that reads in both directions, a source that is missing
+    /// or that nothing reads.
     pub fn hidden(
         &self,
         input: &TokenInput,
@@ -76,7 +92,8 @@ impl Transformer {
     }
 
     /// The embedding and the output of every block, the last after the final norm, as
-    /// `output_hidden_states` of `transformers` gives them.
+    /// `output_hidden_states` of `transformers` gives them; the decoder's where there is an encoder
+    /// (see [`Transformer::encoder_states`]).
     ///
     /// # Errors
     /// As [`Transformer::hidden`].
@@ -86,7 +103,7 @@ impl Transformer {
         pass: &Pass,
         hooks: &[&dyn Hooks],
     ) -> Result<Vec<Tensor<3>>> {
-        let mut states = Vec::with_capacity(self.num_layers() + 1);
+        let mut states = Vec::with_capacity(self.config.layers + 1);
         let last = self.pass(input, pass, hooks, None, &mut |x| states.push(x.clone()))?;
         states.pop();
         states.push(last);
@@ -109,8 +126,13 @@ impl Transformer {
                     self.info.architecture
                 )));
             }
-            cache.admit(self.num_layers(), batch)?;
+            cache.admit(self.config.layers, batch)?;
         }
+        let source_pass = match &input.source {
+            Some(source) => encode::source_pass(pass, source),
+            None => Pass::default(),
+        };
+        let encoded = self.encoded(input, &source_pass, hooks, cache.as_deref_mut())?;
         let offset = cache.as_deref().map_or(0, KvCache::len);
         let pass = Pass {
             offset,
@@ -118,20 +140,19 @@ impl Transformer {
         };
         let around = Around { hooks, pass: &pass };
         let held = cache.as_deref();
-        let prepared = Prepared::new(&self.config, input, &around, held, &self.device)?;
-        let walk = Walk {
-            visit: Visit {
-                model: self,
-                around,
-            },
-            prepared: &prepared,
-            cache: cache
-                .as_deref_mut()
-                .map(|cache| RefCell::new(cache.layers.as_mut_slice())),
+        // A prompt stands in front of the text that the encoder reads, where there is one.
+        let lead = encoded.is_none().then_some(&around);
+        let prepared = Prepared::new(&self.config, input, lead, held, &self.device)?;
+        let layers = cache.as_deref_mut().map(|held| held.layers.as_mut_slice());
+        let visit = Visit {
+            model: self,
+            around,
         };
+        let stack = &self.plan.stack;
+        let walk = Walk::new(visit, stack, &prepared, layers, encoded.as_ref());
         let mut x = walk.embed(input.ids.clone());
         seen(&walk.tokens(x.clone()));
-        for layer in 0..self.num_layers() {
+        for layer in 0..stack.blocks.len() {
             x = walk.block(layer, x);
             seen(&walk.tokens(x.clone()));
         }
@@ -160,15 +181,20 @@ impl Transformer {
         .head(hidden, input)
     }
 
-    /// The matrix `[vocabulary, width]` whose product with the hidden state is all that the head
-    /// computes under these hooks; `None` for other heads, and where a hook may do more.
-    pub fn output_matrix(&self, hooks: &[&dyn Hooks]) -> Option<Tensor<2>> {
+    /// The matrix whose product with the hidden state is all that the head computes under these
+    /// hooks; `None` for other heads, and where a hook may do more.
+    pub fn output_matrix(&self, hooks: &[&dyn Hooks]) -> Option<OutputMatrix> {
         let Some(HeadPlan::Causal(at)) = self.plan.head else {
             return None;
         };
         let pass = &Pass::default();
         let site = &self.plan.sites[at.site];
-        Around { hooks, pass }.head_weight(site, &self.network.linears[at.layer])
+        let around = Around { hooks, pass };
+        let matrix = around.head_weight(site, &self.network.linears[at.layer])?;
+        Some(OutputMatrix {
+            matrix,
+            scale: self.config.output_scale(),
+        })
     }
 
     /// Logits from tokens.

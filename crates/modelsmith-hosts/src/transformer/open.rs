@@ -50,6 +50,9 @@ pub fn load_with(path: &Path, options: LoadOptions, device: &Device) -> Result<T
     if config.pooler {
         config.pooler = checkpoint.names().any(|name| name.contains("pooler.dense"));
     }
+    if config.encoder.is_some() {
+        config.tied = load::head_is_shared(&checkpoint, &config)?;
+    }
     let plan = Plan::new(&config);
     let stored = Stored::match_names(&checkpoint, &config, &plan, options.new_head.is_some())?;
     let weights = stored.read(options.seed, device)?;
@@ -105,14 +108,21 @@ fn described(mut json: Value, class: &str, labels: Option<usize>) -> Value {
 }
 
 fn block_parts(names: &Names) -> BlockParts {
-    BlockParts {
-        keys_values: match names.fused {
-            "" => vec![names.key, names.value],
-            fused => vec![fused],
-        },
-        attention_out: names.attention_out,
-        mlp_out: names.down,
+    let mut parts = BlockParts::default();
+    for stack in names.encoder.iter().chain([&names.stack]) {
+        for attention in [Some(&stack.attention), stack.cross.as_ref()] {
+            let Some(attention) = attention else {
+                continue;
+            };
+            parts.keys_values.extend(match attention.fused {
+                "" => vec![attention.key, attention.value],
+                fused => vec![fused],
+            });
+            parts.attention_out.push(attention.out);
+        }
+        parts.mlp_out.push(stack.down);
     }
+    parts
 }
 
 fn info(config: Value, class: String, origin: String) -> HostInfo {
@@ -143,6 +153,7 @@ impl Transformer {
             Head::Base => Some("FEATURE_EXTRACTION"),
             Head::CausalLm => Some("CAUSAL_LM"),
             Head::MaskedLm => None,
+            Head::Seq2SeqLm(_) => Some("SEQ_2_SEQ_LM"),
             Head::SequenceClasses(_) => Some("SEQ_CLS"),
             Head::TokenClasses(_) => Some("TOKEN_CLS"),
         };

@@ -57,20 +57,57 @@ pub(crate) enum Projections {
     Split { query: At, key: At, value: At },
 }
 
+/// Attention of tokens to those of their own text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionPlan {
+    pub(crate) norm: At,
+    pub(crate) projections: Projections,
+    /// Norms over the heads of queries and keys.
+    pub(crate) qk_norms: Option<(At, At)>,
+    pub(crate) mix: MixPlan,
+}
+
+/// Attention to the last state of the encoder.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CrossPlan {
+    pub(crate) norm: At,
+    pub(crate) query: At,
+    pub(crate) key: At,
+    pub(crate) value: At,
+    pub(crate) mix: MixPlan,
+}
+
+/// Where queries, keys and values meet, and the layer behind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MixPlan {
+    /// Number of the attention site.
+    pub(crate) site: usize,
+    pub(crate) out: At,
+}
+
 /// One block.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockPlan {
     pub(crate) site: usize,
-    pub(crate) attention_norm: At,
-    pub(crate) projections: Projections,
-    /// Norms over the heads of queries and keys.
-    pub(crate) qk_norms: Option<(At, At)>,
-    pub(crate) attention: usize,
-    pub(crate) attention_out: At,
+    pub(crate) attention: AttentionPlan,
+    pub(crate) cross: Option<CrossPlan>,
     pub(crate) mlp_norm: At,
     pub(crate) gate: Option<At>,
     pub(crate) up: At,
     pub(crate) down: At,
+}
+
+/// Blocks that a text passes one after the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StackPlan {
+    /// Leads the names of draws that belong to no site; empty for the only stack.
+    pub(crate) name: &'static str,
+    /// Tokens see no later ones.
+    pub(crate) causal: bool,
+    /// Table of the bias by distance.
+    pub(crate) distances: Option<At>,
+    pub(crate) blocks: Vec<BlockPlan>,
+    pub(crate) final_norm: Option<At>,
 }
 
 /// What stands on the last hidden state.
@@ -111,11 +148,19 @@ pub(crate) struct Plan {
     pub(crate) types: Option<At>,
     pub(crate) embedding_norm: Option<At>,
     pub(crate) project_in: Option<At>,
-    pub(crate) blocks: Vec<BlockPlan>,
-    pub(crate) final_norm: Option<At>,
+    pub(crate) encoder: Option<StackPlan>,
+    /// The only stack, or the decoder.
+    pub(crate) stack: StackPlan,
     pub(crate) project_out: Option<At>,
     pub(crate) pooler: Option<At>,
     pub(crate) head: Option<HeadPlan>,
     /// The output site.
     pub(crate) output: Option<usize>,
+}
+
+impl Plan {
+    /// Both stacks, or the only one, in forward order.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = &StackPlan> {
+        self.encoder.iter().chain([&self.stack])
+    }
 }

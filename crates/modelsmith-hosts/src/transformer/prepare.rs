@@ -24,6 +24,8 @@ pub(crate) struct Prepared {
     pub(crate) prompt: Option<Tensor<3>>,
     /// Columns of the pass: those of the prompt, and those of the tokens.
     pub(crate) columns: usize,
+    /// Keys that these see: those of the cache, and their own.
+    pub(crate) keys: usize,
 }
 
 /// Marks the columns of a prompt, which tokens of all segments see.
@@ -45,24 +47,27 @@ struct Rows {
 }
 
 impl Prepared {
-    /// Checks the input against the configuration and lays out positions and masks.
+    /// Checks the input against the configuration and lays out positions and masks. Vectors of
+    /// `lead` stand in front of the tokens.
     pub(crate) fn new(
         config: &Config,
         input: &TokenInput,
-        around: &Around<'_>,
+        lead: Option<&Around<'_>>,
         cache: Option<&KvCache>,
         device: &Device,
     ) -> Result<Self> {
         let first = cache.is_none_or(KvCache::is_empty);
-        let prompt = if first { around.prompt() } else { None };
+        let prompt = lead.filter(|_| first).and_then(Around::prompt);
         check_prompt(config, input, prompt.as_ref())?;
+        let virtual_tokens = || lead.map_or(0, Around::virtual_tokens);
+        let prefix = lead.map_or(0, Around::prefix);
         let lead = prompt.as_ref().map_or(0, |prompt| prompt.dims()[1]);
-        let rows = Rows::read(input, cache, lead, around.prefix())?;
+        let rows = Rows::read(input, cache, lead, prefix)?;
         check_ids(&rows.ids, config.vocabulary, "token id", "the vocabulary")?;
         let positions = match &input.positions {
             Some(given) if first => rows.behind_prompt(given_positions(given, input.dims())?),
             Some(given) => {
-                let before = around.virtual_tokens() as i64;
+                let before = virtual_tokens() as i64;
                 let rows = given_positions(given, input.dims())?.into_iter();
                 rows.map(|row| row.iter().map(|at| at + before).collect())
                     .collect()
@@ -74,6 +79,7 @@ impl Prepared {
         let (places, rotation) = match &config.positions {
             Positions::Rope(rope) => (None, Some(rope.rotation(&positions, device))),
             Positions::Learned { offset, .. } => (Some(places(&positions, *offset, device)), None),
+            Positions::Relative(_) => (None, None),
         };
         Ok(Self {
             places,
@@ -83,6 +89,7 @@ impl Prepared {
             mask: rows.mask,
             prompt,
             columns: rows.time,
+            keys: rows.offset + rows.time,
         })
     }
 }
@@ -143,7 +150,7 @@ impl Rows {
     fn positions(&self, config: &Config, cache: Option<&KvCache>) -> Vec<Vec<i64>> {
         let counting = match &config.positions {
             Positions::Learned { counting, .. } => *counting,
-            Positions::Rope(_) => Counting::Mask,
+            Positions::Rope(_) | Positions::Relative(_) => Counting::Mask,
         };
         let counts = |row: usize, column: usize| match counting {
             Counting::Columns => true,

@@ -7,7 +7,7 @@ use super::input::TokenInput;
 use super::prepare::Prepared;
 use super::walk::{Visit, Walk};
 use burn::tensor::{Int, Tensor};
-use modelsmith_core::error::Result;
+use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Around, Hooks, Pass};
 
 /// One forward pass whose pieces can be run in any order and more than once.
@@ -23,18 +23,27 @@ impl Transformer {
     /// Prepares a forward pass without a cache, to be run in pieces.
     ///
     /// # Errors
-    /// As [`Transformer::hidden`].
+    /// As [`Transformer::hidden`]; an encoder with a decoder.
     pub fn stages<'a>(
         &'a self,
         input: &TokenInput,
         pass: &'a Pass,
         hooks: &'a [&'a dyn Hooks],
     ) -> Result<Stages<'a>> {
+        if self.plan.encoder.is_some() {
+            return Err(Error::config(
+                "train.gradient_checkpointing",
+                format!(
+                    "is not implemented for {}, an encoder with a decoder; set it to false",
+                    self.info.architecture
+                ),
+            ));
+        }
         let around = Around { hooks, pass };
         Ok(Stages {
             model: self,
             ids: input.ids.clone(),
-            prepared: Prepared::new(&self.config, input, &around, None, &self.device)?,
+            prepared: Prepared::new(&self.config, input, Some(&around), None, &self.device)?,
             pass,
             hooks,
         })
@@ -43,17 +52,14 @@ impl Transformer {
 
 impl Stages<'_> {
     fn walk(&self) -> Walk<'_> {
-        Walk {
-            visit: Visit {
-                model: self.model,
-                around: Around {
-                    hooks: self.hooks,
-                    pass: self.pass,
-                },
+        let visit = Visit {
+            model: self.model,
+            around: Around {
+                hooks: self.hooks,
+                pass: self.pass,
             },
-            prepared: &self.prepared,
-            cache: None,
-        }
+        };
+        Walk::new(visit, &self.model.plan.stack, &self.prepared, None, None)
     }
 
     /// The embedded tokens behind the hooks' prompt, `[batch, time, width]`.

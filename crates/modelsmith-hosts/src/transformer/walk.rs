@@ -1,15 +1,14 @@
 //! One walk through the network: every computation passes its site's hooks.
 
 use super::Transformer;
-use super::attention::{attend, join_heads};
 use super::cache::LayerCache;
-use super::config::Place;
-use super::plan::{At, BlockPlan, Projections};
+use super::config::{Place, Positions};
+use super::encode::Encoded;
+use super::plan::{At, BlockPlan, StackPlan};
 use super::prepare::Prepared;
 use burn::module::Param;
 use burn::tensor::{Int, Tensor};
-use modelsmith_core::hooks::{Around, AttentionShape, Qkv};
-use modelsmith_core::mask::{Band, Mask};
+use modelsmith_core::hooks::Around;
 use std::cell::RefCell;
 
 /// A model being visited: opens the hooks at its layers.
@@ -19,20 +18,39 @@ pub(crate) struct Visit<'a> {
     pub(crate) around: Around<'a>,
 }
 
-/// A pass through all blocks, and what it carries from layer to layer.
+/// A pass through all blocks of a stack, and what it carries from layer to layer.
 pub(crate) struct Walk<'a> {
     pub(crate) visit: Visit<'a>,
+    pub(crate) stack: &'a StackPlan,
     pub(crate) prepared: &'a Prepared,
+    /// Added to the scores of every block, each axis as long as that of `[batch, heads, time,
+    /// keys]` or 1.
+    pub(crate) bias: Option<Tensor<4>>,
     /// Key-value caches of the layers; hooks may run a block more than once, and each run
     /// overwrites the same columns.
     pub(crate) cache: Option<RefCell<&'a mut [LayerCache]>>,
+    /// What a decoder reads of its encoder.
+    pub(crate) encoded: Option<&'a Encoded<'a>>,
 }
 
-/// Queries, keys and values of one layer, `[batch, time, heads, head_dim]`.
-struct Heads {
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
+impl<'a> Walk<'a> {
+    /// A walk through `stack`, of a decoder where `encoded` is there.
+    pub(crate) fn new(
+        visit: Visit<'a>,
+        stack: &'a StackPlan,
+        prepared: &'a Prepared,
+        cache: Option<&'a mut [LayerCache]>,
+        encoded: Option<&'a Encoded<'a>>,
+    ) -> Self {
+        Self {
+            visit,
+            stack,
+            prepared,
+            bias: visit.bias(stack, prepared),
+            cache: cache.map(RefCell::new),
+            encoded,
+        }
+    }
 }
 
 impl Walk<'_> {
@@ -58,13 +76,13 @@ impl Walk<'_> {
         if let Some(at) = plan.embedding_norm {
             x = self.visit.norm(at, x);
         }
-        self.visit
-            .dropout("embeddings", config.dropouts.embedding, x)
+        let name = format!("{}embeddings", self.stack.name);
+        self.visit.dropout(&name, config.dropouts.embedding, x)
     }
 
     /// Block `layer`, with everything around it.
     pub(crate) fn block(&self, layer: usize, x: Tensor<3>) -> Tensor<3> {
-        let site = &self.visit.model.plan.sites[self.visit.model.plan.blocks[layer].site];
+        let site = &self.visit.model.plan.sites[self.stack.blocks[layer].site];
         self.visit
             .around
             .residual(site, &(), x, &|x| self.inside(layer, x))
@@ -92,127 +110,44 @@ impl Walk<'_> {
 
     /// What follows the last block: the prompt ends there.
     pub(crate) fn top(&self, x: Tensor<3>) -> Tensor<3> {
-        let mut x = self.tokens(x);
-        let plan = &self.visit.model.plan;
-        if let Some(at) = plan.final_norm {
-            x = self.visit.norm(at, x);
-        }
-        match plan.project_out {
+        let x = self.finish(self.tokens(x));
+        match self.visit.model.plan.project_out {
             Some(at) => self.visit.linear(at, x),
             None => x,
         }
     }
 
+    /// The last norm of the stack.
+    pub(crate) fn finish(&self, x: Tensor<3>) -> Tensor<3> {
+        let Some(at) = self.stack.final_norm else {
+            return x;
+        };
+        let name = format!("{}top", self.stack.name);
+        let rate = self.visit.model.config.dropouts.top;
+        self.visit.dropout(&name, rate, self.visit.norm(at, x))
+    }
+
     fn inside(&self, layer: usize, x: Tensor<3>) -> Tensor<3> {
-        let block = &self.visit.model.plan.blocks[layer];
+        let block = &self.stack.blocks[layer];
+        let attention = &block.attention;
         match self.visit.model.config.place {
             Place::Pre => {
-                let y = self.visit.norm(block.attention_norm, x.clone());
-                let x = x + self.attention(layer, block, y);
+                let y = self.visit.norm(attention.norm, x.clone());
+                let mut x = x + self.attention(layer, attention, y);
+                if let (Some(cross), Some(encoded)) = (&block.cross, self.encoded) {
+                    let y = self.visit.norm(cross.norm, x.clone());
+                    x = x + self.cross(layer, cross, encoded, y);
+                }
                 let y = self.visit.norm(block.mlp_norm, x.clone());
                 x + self.mlp(block, y)
             }
             Place::Post => {
-                let x = x.clone() + self.attention(layer, block, x);
-                let x = self.visit.norm(block.attention_norm, x);
+                let x = x.clone() + self.attention(layer, attention, x);
+                let x = self.visit.norm(attention.norm, x);
                 let x = x.clone() + self.mlp(block, x);
                 self.visit.norm(block.mlp_norm, x)
             }
         }
-    }
-
-    fn attention(&self, layer: usize, block: &BlockPlan, x: Tensor<3>) -> Tensor<3> {
-        let config = &self.visit.model.config.attention;
-        let shape = config.shape(layer);
-        let Heads { q, k, v } = self.heads(block, x);
-        let (k, v) = (k.swap_dims(1, 2), v.swap_dims(1, 2));
-        let (k, v) = match &self.cache {
-            Some(cache) => {
-                let offset = self.visit.around.pass.offset;
-                cache.borrow_mut()[layer].append(offset, k, v)
-            }
-            None => (k, v),
-        };
-        let qkv = Qkv {
-            q: q.swap_dims(1, 2),
-            k,
-            v,
-            mask: Mask {
-                band: Band {
-                    causal: config.causal,
-                    window: config.windows[layer],
-                },
-                bias: self.prepared.bias.clone(),
-            },
-        };
-        let site = &self.visit.model.plan.sites[block.attention];
-        let y = self.visit.around.attention(site, &shape, qkv, &|qkv| {
-            if !self.sees_probabilities() {
-                let Qkv { q, k, v, mask } = qkv;
-                return modelsmith_kernels::attention(q, k, v, shape.scale, &mask);
-            }
-            attend(&shape, qkv, |p| {
-                self.probabilities(block.attention, &shape, p)
-            })
-        });
-        let y = self.visit.linear(block.attention_out, join_heads(y));
-        self.visit.dropout_at(block.attention_out, y)
-    }
-
-    /// Whether anything is done to the probabilities, so that they must be formed.
-    fn sees_probabilities(&self) -> bool {
-        let drops = self.visit.model.config.dropouts.attention > 0.0;
-        let training = self.visit.around.pass.training.is_some();
-        self.visit.around.needs_probabilities() || (drops && training)
-    }
-
-    /// The probabilities as the hooks leave them, with dropout.
-    fn probabilities(&self, site: usize, shape: &AttentionShape, p: Tensor<4>) -> Tensor<4> {
-        let site = &self.visit.model.plan.sites[site];
-        let p = match self.visit.around.needs_probabilities() {
-            true => self.visit.around.probabilities(site, shape, p, &|p| p),
-            false => p,
-        };
-        self.visit
-            .dropout(&site.path, self.visit.model.config.dropouts.attention, p)
-    }
-
-    /// Projects, splits, normalises and rotates.
-    fn heads(&self, block: &BlockPlan, x: Tensor<3>) -> Heads {
-        let config = &self.visit.model.config.attention;
-        let [batch, time, _] = x.dims();
-        let split = |x: Tensor<3>, heads: usize| x.reshape([batch, time, heads, config.head_dim]);
-        let mut heads = match block.projections {
-            Projections::Fused(at) => {
-                let (q, kv) = (config.heads, config.kv_heads);
-                let all = split(self.visit.linear(at, x), q + 2 * kv);
-                Heads {
-                    q: all.clone().narrow(2, 0, q),
-                    k: all.clone().narrow(2, q, kv),
-                    v: all.narrow(2, q + kv, kv),
-                }
-            }
-            Projections::Split { query, key, value } => Heads {
-                q: split(self.visit.linear(query, x.clone()), config.heads),
-                k: split(self.visit.linear(key, x.clone()), config.kv_heads),
-                v: split(self.visit.linear(value, x), config.kv_heads),
-            },
-        };
-        if let Some((query, key)) = block.qk_norms {
-            heads.q = self.norm_heads(query, heads.q);
-            heads.k = self.norm_heads(key, heads.k);
-        }
-        if let Some(rotation) = &self.prepared.rotation {
-            heads.q = rotation.apply(heads.q);
-            heads.k = rotation.apply(heads.k);
-        }
-        heads
-    }
-
-    fn norm_heads(&self, at: At, x: Tensor<4>) -> Tensor<4> {
-        let [batch, time, heads, dim] = x.dims();
-        let y = self.visit.norm(at, x.reshape([batch, time * heads, dim]));
-        y.reshape([batch, time, heads, dim])
     }
 
     fn mlp(&self, block: &BlockPlan, x: Tensor<3>) -> Tensor<3> {
@@ -224,12 +159,36 @@ impl Walk<'_> {
             }
             None => activation.apply(self.visit.linear(block.up, x)),
         };
+        let path = &self.visit.model.plan.sites[block.down.site].path;
+        let rate = self.visit.model.config.dropouts.inner;
+        let y = self.visit.dropout(&format!("{path}.input"), rate, y);
         self.visit
             .dropout_at(block.down, self.visit.linear(block.down, y))
     }
 }
 
 impl Visit<'_> {
+    /// What padding, segments and distances add to the scores of a stack.
+    fn bias(&self, stack: &StackPlan, prepared: &Prepared) -> Option<Tensor<4>> {
+        let hidden = prepared.bias.clone();
+        let Positions::Relative(relative) = &self.model.config.positions else {
+            return hidden;
+        };
+        let Prepared { columns, keys, .. } = *prepared;
+        let sizes = [columns, keys];
+        let buckets = relative.table(keys - columns, sizes, !stack.causal, &self.model.device);
+        let by_head = self.embedding(stack.distances, buckets);
+        // All rows share the biases, unless hooks give them their own.
+        let [rows, _, heads] = by_head.dims();
+        let distant = by_head
+            .reshape([rows, columns, keys, heads])
+            .permute([0, 3, 1, 2]);
+        Some(match hidden {
+            Some(hidden) => hidden + distant,
+            None => distant,
+        })
+    }
+
     /// A dense layer at its site.
     pub(crate) fn linear(&self, at: At, x: Tensor<3>) -> Tensor<3> {
         let layer = &self.model.network.linears[at.layer];

@@ -20,6 +20,23 @@ pub(crate) fn host(name: &str) -> Transformer {
     modelsmith_hosts::load(&fixtures().join(name), &Device::flex()).unwrap()
 }
 
+/// A fixture under each spelling of its configuration.
+pub(crate) fn spellings(name: &str) -> Vec<Transformer> {
+    let folder = fixtures().join(name);
+    let mut hosts = vec![host(name)];
+    if folder.join("config.new.json").is_file() {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        let new = copy.path().join("config.new.json");
+        std::fs::rename(new, copy.path().join("config.json")).unwrap();
+        hosts.push(modelsmith_hosts::load(copy.path(), &Device::flex()).unwrap());
+    }
+    hosts
+}
+
 /// The configuration of a fixture.
 pub(crate) fn config(name: &str) -> Value {
     read_json(fixtures().join(name).join("config.json")).unwrap()

@@ -212,9 +212,9 @@ impl Adapt for BottleneckConfig {
 impl BottleneckConfig {
     fn places(&self, host: &dyn Host) -> Result<Vec<Place>> {
         let block = &host.info().block;
-        let mut usual = vec![block.mlp_out];
+        let mut usual = block.mlp_out.clone();
         if self.after_attention {
-            usual.push(block.attention_out);
+            usual.extend(&block.attention_out);
         }
         let usual = TargetModules::Suffixes(part_paths(host, &usual));
         let selection = Selection {

@@ -133,7 +133,7 @@ impl Ia3Config {
 
     fn places(&self, host: &dyn Host) -> Result<Vec<Place>> {
         let block = &host.info().block;
-        let inner = part_paths(host, &[block.mlp_out]);
+        let inner = part_paths(host, &block.mlp_out);
         let mut usual = part_paths(host, &block.keys_values);
         usual.extend(inner.clone());
         let or = |chosen: &Option<TargetModules>, usual: Vec<String>| {

@@ -1,6 +1,6 @@
 //! BERT and RoBERTa: both directions, layer norms after, learned positions and token types.
 
-use super::{HeadNames, Names, SequenceHead, head_dim};
+use super::{AttentionNames, HeadNames, Names, SequenceHead, StackNames, head_dim};
 use crate::transformer::config::{
     Activation, AttentionConfig, Config, Counting, Dropouts, Head, Place, Positions, Start,
 };
@@ -14,22 +14,30 @@ const fn names(family: &'static str, prefix: &'static str, heads: HeadNames) -> 
         prefix,
         base: "",
         tokens: "embeddings.word_embeddings",
+        token_copies: &[],
         positions: "embeddings.position_embeddings",
         types: "embeddings.token_type_embeddings",
         embedding_norm: "embeddings.LayerNorm",
-        blocks: "encoder.layer",
-        attention: "attention.self",
-        query: "attention.self.query",
-        key: "attention.self.key",
-        value: "attention.self.value",
-        fused: "",
-        attention_out: "attention.output.dense",
-        attention_norm: "attention.output.LayerNorm",
-        gate: "",
-        up: "intermediate.dense",
-        down: "output.dense",
-        mlp_norm: "output.LayerNorm",
-        final_norm: "",
+        encoder: None,
+        stack: StackNames {
+            blocks: "encoder.layer",
+            attention: AttentionNames {
+                site: "attention.self",
+                query: "attention.self.query",
+                key: "attention.self.key",
+                value: "attention.self.value",
+                fused: "",
+                out: "attention.output.dense",
+                norm: "attention.output.LayerNorm",
+            },
+            cross: None,
+            distances: "",
+            gate: "",
+            up: "intermediate.dense",
+            down: "output.dense",
+            mlp_norm: "output.LayerNorm",
+            final_norm: "",
+        },
         heads,
         targets: &["query", "value"],
     }
@@ -135,6 +143,7 @@ fn read(
         width,
         embedding_width: width,
         layers,
+        encoder: None,
         attention: AttentionConfig {
             heads,
             kv_heads: heads,
@@ -167,9 +176,11 @@ fn read(
             attention: reader.rate_or("attention_probs_dropout_prob", 0.1)?,
             hidden,
             classifier: reader.rate_or("classifier_dropout", hidden)?,
+            ..Dropouts::default()
         },
         start: Start {
             deviation: reader.number_or("initializer_range", 0.02)?,
+            by_inputs: false,
             residual: 1.0,
             zero_pad: true,
         },

@@ -1,6 +1,6 @@
 //! GPT-2: layer norms before, learned positions, one transposed projection for q, k and v.
 
-use super::{CAUSAL, HeadNames, Names, head_dim};
+use super::{AttentionNames, CAUSAL, HeadNames, Names, StackNames, head_dim};
 use crate::transformer::config::{
     Activation, AttentionConfig, Config, Counting, Dropouts, Head, Place, Positions, Start,
 };
@@ -13,22 +13,30 @@ static NAMES: Names = Names {
     prefix: "transformer",
     base: "",
     tokens: "wte",
+    token_copies: &[],
     positions: "wpe",
     types: "",
     embedding_norm: "",
-    blocks: "h",
-    attention: "attn",
-    query: "",
-    key: "",
-    value: "",
-    fused: "attn.c_attn",
-    attention_out: "attn.c_proj",
-    attention_norm: "ln_1",
-    gate: "",
-    up: "mlp.c_fc",
-    down: "mlp.c_proj",
-    mlp_norm: "ln_2",
-    final_norm: "ln_f",
+    encoder: None,
+    stack: StackNames {
+        blocks: "h",
+        attention: AttentionNames {
+            site: "attn",
+            query: "",
+            key: "",
+            value: "",
+            fused: "attn.c_attn",
+            out: "attn.c_proj",
+            norm: "ln_1",
+        },
+        cross: None,
+        distances: "",
+        gate: "",
+        up: "mlp.c_fc",
+        down: "mlp.c_proj",
+        mlp_norm: "ln_2",
+        final_norm: "ln_f",
+    },
     heads: HeadNames {
         causal_class: Some("LMHeadModel"),
         token: "classifier",
@@ -75,6 +83,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<(Config, &'static [&'static st
         width,
         embedding_width: width,
         layers,
+        encoder: None,
         attention: AttentionConfig {
             heads,
             kv_heads: heads,
@@ -111,9 +120,11 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<(Config, &'static [&'static st
             attention: reader.rate_or("attn_pdrop", 0.1)?,
             hidden: reader.rate_or("resid_pdrop", 0.1)?,
             classifier: reader.rate_or("classifier_dropout", 0.1)?,
+            ..Dropouts::default()
         },
         start: Start {
             deviation: reader.number_or("initializer_range", 0.02)?,
+            by_inputs: false,
             residual: (2.0 * layers as f64).sqrt().recip(),
             zero_pad: false,
         },

@@ -1,6 +1,6 @@
 //! Llama, Mistral, Qwen2 and Qwen3: RMS norms before, rotary positions, gated MLP.
 
-use super::{CAUSAL, Names, head_dim};
+use super::{AttentionNames, CAUSAL, Names, StackNames, head_dim};
 use crate::transformer::config::{
     Activation, AttentionConfig, Config, Dropouts, Head, Place, Positions, Start,
 };
@@ -16,22 +16,30 @@ const fn names(family: &'static str) -> Names {
         prefix: "model",
         base: "",
         tokens: "embed_tokens",
+        token_copies: &[],
         positions: "",
         types: "",
         embedding_norm: "",
-        blocks: "layers",
-        attention: "self_attn",
-        query: "self_attn.q_proj",
-        key: "self_attn.k_proj",
-        value: "self_attn.v_proj",
-        fused: "",
-        attention_out: "self_attn.o_proj",
-        attention_norm: "input_layernorm",
-        gate: "mlp.gate_proj",
-        up: "mlp.up_proj",
-        down: "mlp.down_proj",
-        mlp_norm: "post_attention_layernorm",
-        final_norm: "norm",
+        encoder: None,
+        stack: StackNames {
+            blocks: "layers",
+            attention: AttentionNames {
+                site: "self_attn",
+                query: "self_attn.q_proj",
+                key: "self_attn.k_proj",
+                value: "self_attn.v_proj",
+                fused: "",
+                out: "self_attn.o_proj",
+                norm: "input_layernorm",
+            },
+            cross: None,
+            distances: "",
+            gate: "mlp.gate_proj",
+            up: "mlp.up_proj",
+            down: "mlp.down_proj",
+            mlp_norm: "post_attention_layernorm",
+            final_norm: "norm",
+        },
         heads: CAUSAL,
         targets: &["q_proj", "v_proj"],
     }
@@ -182,6 +190,7 @@ fn read(reader: &Reader<'_>, traits: &Traits, slides: impl Fn(usize) -> bool) ->
         width,
         embedding_width: width,
         layers,
+        encoder: None,
         attention,
         inner: reader.size("intermediate_size")?,
         gated: true,
@@ -205,6 +214,7 @@ fn read(reader: &Reader<'_>, traits: &Traits, slides: impl Fn(usize) -> bool) ->
         },
         start: Start {
             deviation: reader.number_or("initializer_range", 0.02)?,
+            by_inputs: false,
             residual: 1.0,
             zero_pad: true,
         },

@@ -4,41 +4,74 @@ mod bert;
 mod gpt2;
 mod llama;
 mod opt;
+mod t5;
 
 use super::config::{Config, Head, Task};
 use super::reader::{Reader, bad};
 use modelsmith_core::error::{Error, Result, suggest};
 use serde_json::Value;
 
-/// Hugging Face names of one family; paths of a block are relative to the block.
+/// Hugging Face names of one family.
 #[derive(Debug)]
 pub(crate) struct Names {
     /// Stem of the class names.
     pub(crate) family: &'static str,
-    /// Attribute that holds the bare model in a class with a head.
+    /// Attribute that holds the bare model in a class with a head; empty where nothing does.
     pub(crate) prefix: &'static str,
     /// Where blocks and embeddings lie inside the bare model.
     pub(crate) base: &'static str,
     pub(crate) tokens: &'static str,
+    /// Further modules that share the token embedding; checkpoints may name its weight by them.
+    pub(crate) token_copies: &'static [&'static str],
     pub(crate) positions: &'static str,
     pub(crate) types: &'static str,
     pub(crate) embedding_norm: &'static str,
+    /// The blocks that read the text which the decoder's are told of.
+    pub(crate) encoder: Option<StackNames>,
+    /// The only blocks, or the decoder's.
+    pub(crate) stack: StackNames,
+    pub(crate) heads: HeadNames,
+    /// PEFT's default targets.
+    pub(crate) targets: &'static [&'static str],
+}
+
+/// Names of a stack of blocks; paths of a block are relative to the block.
+#[derive(Debug)]
+pub(crate) struct StackNames {
     pub(crate) blocks: &'static str,
-    pub(crate) attention: &'static str,
-    pub(crate) query: &'static str,
-    pub(crate) key: &'static str,
-    pub(crate) value: &'static str,
-    pub(crate) fused: &'static str,
-    pub(crate) attention_out: &'static str,
-    pub(crate) attention_norm: &'static str,
+    pub(crate) attention: AttentionNames,
+    /// Attention to the encoder's last state.
+    pub(crate) cross: Option<AttentionNames>,
+    /// Table of the bias by distance, in the first block.
+    pub(crate) distances: &'static str,
     pub(crate) gate: &'static str,
     pub(crate) up: &'static str,
     pub(crate) down: &'static str,
     pub(crate) mlp_norm: &'static str,
+    /// Beside the blocks.
     pub(crate) final_norm: &'static str,
-    pub(crate) heads: HeadNames,
-    /// PEFT's default targets.
-    pub(crate) targets: &'static [&'static str],
+}
+
+/// Names of one attention, relative to its block.
+#[derive(Debug)]
+pub(crate) struct AttentionNames {
+    pub(crate) site: &'static str,
+    pub(crate) query: &'static str,
+    pub(crate) key: &'static str,
+    pub(crate) value: &'static str,
+    pub(crate) fused: &'static str,
+    pub(crate) out: &'static str,
+    pub(crate) norm: &'static str,
+}
+
+impl Names {
+    /// Path of the bare model with its dot, in a class with a head.
+    pub(crate) fn prefix_dot(&self) -> String {
+        match self.prefix {
+            "" => String::new(),
+            prefix => format!("{prefix}."),
+        }
+    }
 }
 
 /// Names of the heads of a family.
@@ -84,9 +117,10 @@ pub(crate) fn read(
     labels: Option<usize>,
 ) -> Result<(Config, String)> {
     let reader = Reader::new(config)?;
-    reader.only("is_encoder_decoder", &false.into())?;
-    reader.only("add_cross_attention", &false.into())?;
     let model_type = reader.text_if("model_type")?.unwrap_or_default();
+    let two_stacks = matches!(model_type, "t5" | "mt5");
+    reader.only("is_encoder_decoder", &two_stacks.into())?;
+    reader.only("add_cross_attention", &false.into())?;
     let (mut found, harmless) = match model_type {
         "llama" => llama::llama(&reader)?,
         "mistral" => llama::mistral(&reader)?,
@@ -96,16 +130,18 @@ pub(crate) fn read(
         "opt" => opt::read(&reader)?,
         "bert" => bert::bert(&reader)?,
         "roberta" => bert::roberta(&reader)?,
+        "t5" => t5::t5(&reader)?,
+        "mt5" => t5::mt5(&reader)?,
         other => {
             let known = [
-                "llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "bert", "roberta",
+                "llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "bert", "roberta", "t5", "mt5",
             ];
             let near = suggest(other, known);
             let expected = format!("a model type that is implemented; {near}");
             return Err(bad("model_type", &other.into(), &expected));
         }
     };
-    found.head = head(&reader, found.names, task, labels)?;
+    found.head = head(&reader, &found, task, labels)?;
     found.pooler = found.head == Head::Base && found.names.heads.masked.is_some();
     check(&found)?;
     reader.finish("", harmless)?;
@@ -125,14 +161,18 @@ fn check(config: &Config) -> Result<()> {
             ),
         ));
     }
-    if config.pad.is_some_and(|pad| pad >= config.vocabulary) {
-        return Err(Error::config(
-            "pad_token_id",
-            format!(
-                "{:?} is outside the vocabulary of {}",
-                config.pad, config.vocabulary
-            ),
-        ));
+    let start = config.encoder.map(|encoder| encoder.start);
+    for (key, id) in [
+        ("pad_token_id", config.pad),
+        ("decoder_start_token_id", start),
+    ] {
+        if let Some(id) = id.filter(|id| *id >= config.vocabulary) {
+            let bound = config.vocabulary;
+            return Err(Error::config(
+                key,
+                format!("{id} is outside the vocabulary of {bound}"),
+            ));
+        }
     }
     Ok(())
 }
@@ -151,10 +191,11 @@ fn head_dim(width: usize, heads: usize) -> Result<usize> {
 /// The head that `architectures`, or the task asked for, stands for.
 fn head(
     reader: &Reader<'_>,
-    names: &Names,
+    config: &Config,
     task: Option<Task>,
     labels: Option<usize>,
 ) -> Result<Head> {
+    let names = config.names;
     let written = match reader.get("architectures") {
         Some(value) => {
             let class = value.get(0).and_then(Value::as_str);
@@ -165,6 +206,7 @@ fn head(
     let task = match (task, written) {
         (Some(task), _) => task,
         (None, Some(class)) => task_of(names, class)?,
+        (None, None) if names.encoder.is_some() => Task::Seq2SeqLm,
         (None, None) if names.heads.causal_class.is_some() => Task::CausalLm,
         (None, None) => Task::Base,
     };
@@ -189,6 +231,11 @@ fn head(
         ))
     };
     match task {
+        Task::Seq2SeqLm => match config.encoder {
+            Some(encoder) => Ok(Head::Seq2SeqLm(encoder.start as u32)),
+            None => absent("encoder beside its decoder"),
+        },
+        _ if names.encoder.is_some() => absent("model but the one that answers a text"),
         Task::Base => Ok(Head::Base),
         Task::CausalLm if names.heads.causal_class.is_none() => absent("next-token head"),
         Task::CausalLm => Ok(Head::CausalLm),
@@ -200,12 +247,13 @@ fn head(
     }
 }
 
-const TASKS: [Task; 5] = [
+const TASKS: [Task; 6] = [
     Task::Base,
     Task::CausalLm,
     Task::MaskedLm,
     Task::SequenceClassification,
     Task::TokenClassification,
+    Task::Seq2SeqLm,
 ];
 
 fn task_of(names: &Names, class: &str) -> Result<Task> {
@@ -224,6 +272,8 @@ fn task_of(names: &Names, class: &str) -> Result<Task> {
 
 fn class_of(names: &Names, task: Task) -> Option<String> {
     let ending = match task {
+        Task::Seq2SeqLm => names.encoder.as_ref().map(|_| "ForConditionalGeneration")?,
+        _ if names.encoder.is_some() => return None,
         Task::Base => "Model",
         Task::CausalLm => names.heads.causal_class?,
         Task::MaskedLm => names.heads.masked.map(|_| "ForMaskedLM")?,
@@ -240,6 +290,7 @@ fn class_name(names: &Names, head: Head) -> String {
         Head::MaskedLm => Task::MaskedLm,
         Head::SequenceClasses(_) => Task::SequenceClassification,
         Head::TokenClasses(_) => Task::TokenClassification,
+        Head::Seq2SeqLm(_) => Task::Seq2SeqLm,
     };
     class_of(names, task).unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! OPT: layer norms before (or after, in the 350m), learned positions that start at row 2.
 
-use super::{CAUSAL, Names, head_dim};
+use super::{AttentionNames, CAUSAL, Names, StackNames, head_dim};
 use crate::transformer::config::{
     Activation, AttentionConfig, Config, Counting, Dropouts, Head, Place, Positions, Start,
 };
@@ -16,22 +16,30 @@ static NAMES: Names = Names {
     prefix: "model",
     base: "decoder",
     tokens: "embed_tokens",
+    token_copies: &[],
     positions: "embed_positions",
     types: "",
     embedding_norm: "",
-    blocks: "layers",
-    attention: "self_attn",
-    query: "self_attn.q_proj",
-    key: "self_attn.k_proj",
-    value: "self_attn.v_proj",
-    fused: "",
-    attention_out: "self_attn.out_proj",
-    attention_norm: "self_attn_layer_norm",
-    gate: "",
-    up: "fc1",
-    down: "fc2",
-    mlp_norm: "final_layer_norm",
-    final_norm: "final_layer_norm",
+    encoder: None,
+    stack: StackNames {
+        blocks: "layers",
+        attention: AttentionNames {
+            site: "self_attn",
+            query: "self_attn.q_proj",
+            key: "self_attn.k_proj",
+            value: "self_attn.v_proj",
+            fused: "",
+            out: "self_attn.out_proj",
+            norm: "self_attn_layer_norm",
+        },
+        cross: None,
+        distances: "",
+        gate: "",
+        up: "fc1",
+        down: "fc2",
+        mlp_norm: "final_layer_norm",
+        final_norm: "final_layer_norm",
+    },
     heads: CAUSAL,
     targets: &["q_proj", "v_proj"],
 };
@@ -53,6 +61,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<(Config, &'static [&'static st
         width,
         embedding_width: reader.size_or("word_embed_proj_dim", width)?,
         layers,
+        encoder: None,
         attention: AttentionConfig {
             heads,
             kv_heads: heads,
@@ -85,13 +94,13 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<(Config, &'static [&'static st
         pad: reader.size_if("pad_token_id")?,
         tied: reader.flag_or("tie_word_embeddings", true)?,
         dropouts: Dropouts {
-            embedding: 0.0,
             attention: reader.rate_or("attention_dropout", 0.0)?,
             hidden: reader.rate_or("dropout", 0.1)?,
-            classifier: 0.0,
+            ..Dropouts::default()
         },
         start: Start {
             deviation: reader.number_or("init_std", 0.02)?,
+            by_inputs: false,
             residual: 1.0,
             zero_pad: true,
         },

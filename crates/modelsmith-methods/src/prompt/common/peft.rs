@@ -32,10 +32,13 @@ pub(crate) fn describe_prompt(
         ("num_virtual_tokens", json!(count)),
         ("num_transformer_submodules", json!(1)),
         ("token_dim", json!(width)),
-        ("num_layers", number(&["num_hidden_layers", "n_layer"])),
+        (
+            "num_layers",
+            number(&["num_hidden_layers", "n_layer", "num_layers"]),
+        ),
         (
             "num_attention_heads",
-            number(&["num_attention_heads", "n_head"]),
+            number(&["num_attention_heads", "n_head", "num_heads"]),
         ),
     ];
     config.extend(shape.map(|(key, value)| (key.to_owned(), value)));

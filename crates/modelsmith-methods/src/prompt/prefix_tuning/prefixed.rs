@@ -26,6 +26,13 @@ pub(super) struct Layers {
 
 impl Layers {
     pub(super) fn of(host: &dyn Host) -> Result<Self> {
+        if host.info().task_type == Some("SEQ_2_SEQ_LM") {
+            return Err(Error::Usage(format!(
+                "{} has attentions in an encoder, in a decoder and between them, which take no \
+                 prefix here; train a prompt in front of the encoder's text, or an adapter",
+                host.info().architecture
+            )));
+        }
         let sites = host.sites().iter();
         let sites: Vec<Site> = sites
             .filter(|site| site.kind == SiteKind::Attention)
