@@ -143,6 +143,8 @@ impl Model {
             if reference.weight != 1.0 {
                 adapter.set_scale(reference.weight)?;
             }
+            // Nothing here goes backward, and a graph would be kept for it.
+            adapter.set_trainable(&|_| false);
             adapters.push((reference.clone(), adapter));
         }
         options.dtype.apply(&mut host)?;

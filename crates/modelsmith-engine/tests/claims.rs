@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Claims in the folder of the repository.
-const CLAIMS: usize = 1;
+const CLAIMS: usize = 8;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

@@ -265,10 +265,14 @@ fn arm_row(arm: &ArmReport) -> String {
 
 fn comparison_row(found: &Comparison) -> String {
     let (scale, unit) = scale(found.metric);
+    let margin = format!("{:.*}{unit}", places(found.metric), found.margin * scale);
     let expected = match found.direction {
         Direction::Higher => "above 0".to_owned(),
         Direction::Lower => "below 0".to_owned(),
-        Direction::AsGood => format!("above −{:.1}{unit}", found.margin * scale),
+        Direction::AsGood => match found.metric {
+            Metric::Exact => format!("above −{margin}"),
+            Metric::Loss => format!("below +{margin}"),
+        },
         Direction::Reported => "nothing".to_owned(),
     };
     let words = match found.verdict {

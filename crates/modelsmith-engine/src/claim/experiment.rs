@@ -248,6 +248,6 @@ fn compare(expectation: &Expectation, arms: &[Finished], key: &str) -> Result<Co
         high: interval.high,
         items: differences[0].len(),
         each: differences.iter().map(|seed| mean(seed)).collect(),
-        verdict: verdict(&interval, *direction, *margin),
+        verdict: verdict(&interval, *direction, *metric, *margin),
     })
 }

@@ -1,6 +1,7 @@
 //! What an interval of a difference says about an expectation.
 
 use super::bootstrap::Interval;
+use super::file::Metric;
 use serde::{Deserialize, Serialize};
 
 /// What the claim expects of `arm - baseline`.
@@ -11,7 +12,8 @@ pub enum Direction {
     Higher,
     /// Below 0.
     Lower,
-    /// Not below 0 by more than the margin: as good as the baseline, or better.
+    /// Not worse by more than the margin, which of scores is below 0 and of losses above: as good as
+    /// the baseline, or better.
     AsGood,
     /// Nothing: the difference is measured and told, and counts in no verdict.
     Reported,
@@ -48,9 +50,14 @@ impl Verdict {
 
 /// The verdict on an interval of `arm - baseline`.
 ///
-/// `margin` counts for [`Direction::AsGood`] only: there the interval is held against `-margin`
-/// instead of 0.
-pub fn verdict(interval: &Interval, direction: Direction, margin: f64) -> Verdict {
+/// `margin` counts for [`Direction::AsGood`] only: there the interval is held against the margin on the side
+/// that is worse by `metric`, instead of 0.
+pub fn verdict(
+    interval: &Interval,
+    direction: Direction,
+    metric: Metric,
+    margin: f64,
+) -> Verdict {
     let sided = |above: bool, below: bool| match (above, below) {
         (true, _) => Verdict::Supported,
         (_, true) => Verdict::NotSupported,
@@ -60,7 +67,10 @@ pub fn verdict(interval: &Interval, direction: Direction, margin: f64) -> Verdic
     match direction {
         Direction::Higher => sided(low > 0.0, high < 0.0),
         Direction::Lower => sided(high < 0.0, low > 0.0),
-        Direction::AsGood => sided(low > -margin, high < -margin),
+        Direction::AsGood => match metric {
+            Metric::Exact => sided(low > -margin, high < -margin),
+            Metric::Loss => sided(high < margin, low > margin),
+        },
         Direction::Reported => Verdict::Reported,
     }
 }
@@ -92,7 +102,7 @@ mod tests {
             low,
             high,
         };
-        verdict(&interval, direction, margin)
+        verdict(&interval, direction, Metric::Exact, margin)
     }
 
     #[test]
@@ -129,6 +139,22 @@ mod tests {
         assert_eq!(judged(-0.04, -0.031), Verdict::NotSupported);
         // Worse, but by less than the margin.
         assert_eq!(judged(-0.02, -0.01), Verdict::Supported);
+    }
+
+    #[test]
+    fn losses_are_worse_above() {
+        let judged = |low, high| {
+            let interval = Interval {
+                difference: 0.0,
+                low,
+                high,
+            };
+            verdict(&interval, Direction::AsGood, Metric::Loss, 0.02)
+        };
+        assert_eq!(judged(-0.5, 0.01), Verdict::Supported);
+        assert_eq!(judged(0.005, 0.015), Verdict::Supported);
+        assert_eq!(judged(0.01, 0.03), Verdict::Inconclusive);
+        assert_eq!(judged(0.03, 0.05), Verdict::NotSupported);
     }
 
     #[test]

@@ -116,7 +116,10 @@ fn expected(found: &Comparison) -> String {
     match found.direction {
         Direction::Higher => "above 0".to_owned(),
         Direction::Lower => "below 0".to_owned(),
-        Direction::AsGood => format!("above {}", signed(-found.margin, found.metric)),
+        Direction::AsGood => match found.metric {
+            Metric::Exact => format!("above {}", signed(-found.margin, found.metric)),
+            Metric::Loss => format!("below {}", signed(found.margin, found.metric)),
+        },
         Direction::Reported => "nothing".to_owned(),
     }
 }
