@@ -314,6 +314,16 @@ fn what_does_not_fit_is_refused_by_name() {
         ..answer()
     };
     assert!(refused(&packed).contains("packing"), "{}", refused(&packed));
+    let placed = TokenInput {
+        source: source(&[vec![5, 6]]),
+        positions: Some(ints(&[vec![0, 1]])),
+        ..answer()
+    };
+    assert!(
+        refused(&placed).contains("distances"),
+        "{}",
+        refused(&placed)
+    );
     let pass = Pass::default();
     let stages = host.stages(&answer(), &pass, &[]);
     let error = stages.err().unwrap().to_string();
