@@ -55,6 +55,8 @@ TRAINED_HERE = {
     "dora": {"method.name": "dora", "method.rank": 4},
     "all-linear": {"method.rank": 4, "method.target_modules": '"all-linear"'},
     "embedding": {"method.rank": 4, "method.target_modules": '["embed_tokens", "q_proj"]'},
+    "adalora": {"method.name": "adalora", "method.init_r": 3, "method.target_r": 1, "method.tinit": 0, "method.tfinal": 2},
+    "ia3": {"method.name": "ia3", "train.learning_rate": 0.05},
     "prompt-tuning": {"method.name": "prompt_tuning", "method.virtual_tokens": 4},
     "prefix-tuning": {"method.name": "p_tuning_v2", "method.virtual_tokens": 4},
 }
@@ -74,6 +76,8 @@ MADE_BY_PEFT = {
     "dora": lora(target_modules=["q_proj", "v_proj"], use_dora=True),
     "all-linear": lora(target_modules="all-linear"),
     "embedding": lora(target_modules=["embed_tokens", "q_proj"]),
+    "adalora": peft.AdaLoraConfig(init_r=3, target_r=1, lora_alpha=8, total_step=100, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+    "ia3": peft.IA3Config(task_type="CAUSAL_LM"),
     "prompt-tuning": peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
     "prefix-tuning": peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
 }

@@ -162,11 +162,39 @@ def make_train():
     print(f"train: losses {losses}, {check_size(folder)} bytes")
 
 
+def make_residual():
+    """A residual branch in torch: `Linear, ReLU, Linear, LayerNorm` around five vectors of width 8.
+
+    vectors [5, 8] under `outer` [5, 8]; grad.<name> of every trained tensor, <name> its value.
+    """
+    folder = fresh(HERE / "residual_branch")
+    generator = torch.Generator().manual_seed(26)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    parts = {"prompt": draw(5, 8), "down": draw(4, 8), "down_bias": draw(4), "up": draw(8, 4), "up_bias": draw(8), "gain": draw(8), "shift": draw(8)}
+    outer = draw(5, 8)
+    with torch.enable_grad():
+        leaves = {name: value.clone().requires_grad_() for name, value in parts.items()}
+        hidden = torch.relu(torch.nn.functional.linear(leaves["prompt"], leaves["down"], leaves["down_bias"]))
+        up = torch.nn.functional.linear(hidden, leaves["up"], leaves["up_bias"])
+        vectors = leaves["prompt"] + torch.nn.functional.layer_norm(up, (8,), leaves["gain"], leaves["shift"], 1e-5)
+        (vectors * outer).sum().backward()
+    expected = {"outer": outer, "vectors": vectors, **parts}
+    expected.update({f"grad.{name}": leaf.grad for name, leaf in leaves.items()})
+    save_tensors(folder / "expected.safetensors", expected)
+    print(f"residual_branch: {check_size(folder)} bytes")
+
+
+MAKERS = {"train": make_train, "residual_branch": make_residual}
+
+
 def main():
     start()
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")
-    for case in sys.argv[1:] or [*CASES, "train"]:
-        make_train() if case == "train" else make(case)
+    for case in sys.argv[1:] or [*CASES, *MAKERS]:
+        MAKERS.get(case, lambda: make(case))()
     write_versions(HERE, "parity/prompt/make.py")
 
 

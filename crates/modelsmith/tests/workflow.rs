@@ -523,3 +523,59 @@ fn a_recipe_file_and_the_same_flags_give_the_same_adapter() {
     bench.json(&["run", "r.toml", "--name", "other", "--set", "seed=6"]);
     assert_ne!(bytes("flags"), bytes("other"));
 }
+
+#[test]
+fn many_adapters_are_served_line_by_line() {
+    let bench = Bench::new();
+    bench.tune("one", &["--set", "train.learning_rate=0.05"]);
+    bench.tune(
+        "two",
+        &[
+            "--set",
+            "method={name=\"ia3\"}",
+            "--set",
+            "train.learning_rate=0.5",
+        ],
+    );
+    let requests = [
+        r#"{"id": 1, "prompt": "w1 w2", "adapter": "one"}"#,
+        r#"{"id": 2, "prompt": "w1 w2"}"#,
+        r#"{"load": "three", "folder": "runs/two"}"#,
+        r#"{"id": 3, "prompt": "w1 w2", "adapter": "three"}"#,
+        r#"{"id": 4, "prompt": "w1 w2", "adapter": "four"}"#,
+        r#"{"costs": true}"#,
+    ];
+    bench.write("requests.jsonl", &requests.join("\n"));
+    let words = [
+        "serve",
+        "--host",
+        "model",
+        "--adapter",
+        "one=runs/one",
+        "--requests",
+        "requests.jsonl",
+        "--max-tokens",
+        "4",
+    ];
+    let ran = bench.run(&words);
+    let answers = ran
+        .stdout
+        .lines()
+        .map(serde_json::from_str::<serde_json::Value>);
+    let answers: Vec<serde_json::Value> = answers.collect::<Result<_, _>>().unwrap();
+    assert_eq!(answers.len(), 6, "{}", ran.stdout);
+    assert_eq!(
+        (&answers[0]["id"], &answers[0]["adapter"]),
+        (&1.into(), &"one".into())
+    );
+    assert!(answers[1]["adapter"].is_null() && answers[1]["text"].is_string());
+    assert_eq!(answers[2]["loaded"]["method"], "ia3");
+    let error = answers[4]["error"].as_str().unwrap();
+    assert!(error.contains("no adapter `four` is loaded"), "{error}");
+    let costs = answers[5]["costs"].as_array().unwrap();
+    assert_eq!(costs.len(), 2);
+    assert!(answers[5]["resident_bytes"].as_u64().unwrap() > 0);
+    assert!(ran.stderr.contains("ms a token"), "{}", ran.stderr);
+    let refused = bench.fails(3, &["serve", "--host", "model", "--adapter", "x=nowhere"]);
+    assert!(refused.contains("nowhere"), "{refused}");
+}

@@ -64,6 +64,27 @@ fn a_product_and_its_gradients_are_those_of_card_6() {
     close(&db, &[1.0, 3.0, 1.0, 1.0, 2.0, -1.0, 0.0, 2.0], 1e-6);
 }
 
+/// One step of plain descent with a frozen orthonormal B moves P as its own step, projected onto the rows of B.
+#[test]
+fn a_step_in_a_subspace_is_the_projected_step_of_the_prompt() {
+    let (c, s) = (0.6, 0.8);
+    let b = matrix(&[c, s, 0.0, 0.0, 0.0, 0.0, s, -c], 4);
+    let a = matrix(&[1.0, -0.5, 0.25, 2.0, -1.5, 0.75], 2);
+    let outer = matrix(
+        &[
+            0.3, -1.0, 0.5, 2.0, 1.0, 0.25, -0.75, 0.1, -0.2, 0.4, 1.5, -0.6,
+        ],
+        4,
+    );
+    let rate = 0.1;
+    let producer = made(a.clone(), b.clone(), None, Activation::Identity);
+    let [p, da, _] = run(&producer, outer.clone());
+    let moved = (a - matrix(&da, 2) * rate).matmul(b.clone());
+    let projected = outer.matmul(b.clone().transpose()).matmul(b);
+    let expected = matrix(&p, 4) - projected * rate;
+    close(&to_vec(moved), &to_vec(expected), 1e-6);
+}
+
 #[test]
 fn the_activated_form_and_its_gradients_are_those_of_card_15() {
     let base = matrix(&[1.0, 0.0, 2.0, -1.0, 1.0, 0.0], 3);

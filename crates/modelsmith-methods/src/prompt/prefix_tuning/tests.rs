@@ -1,12 +1,15 @@
 //! The cases of card 18 that need no host of PEFT's.
 
+use super::prefixed::{Layers, Prefixed};
 use super::*;
+use crate::adapter::common::copies::Copies;
 use crate::fake_host::FakeHost;
 use crate::prompt::common::peft::PROMPT;
-use burn::tensor::{Device, TensorData};
-use modelsmith_core::hooks::AttentionShape;
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use modelsmith_core::hooks::{Around, AttentionShape, Hooks, Pass, Qkv};
 use modelsmith_core::mask::Mask;
-use modelsmith_core::parameters::to_vec;
+use modelsmith_core::parameters::{frozen, to_vec, trained};
+use modelsmith_core::random::Stream;
 
 fn small(projection: bool) -> PrefixTuningConfig {
     PrefixTuningConfig {
@@ -170,5 +173,86 @@ fn options_out_of_range_are_refused() {
             .expect("a refusal")
             .to_string();
         assert!(error.contains(key), "{error}");
+    }
+}
+
+/// Attention in the type of its inputs, keys shared by the heads.
+fn attend(Qkv { q, k, v, mask }: Qkv) -> Tensor<4> {
+    let ([_, heads, time, _], [batch, _, keys, dim]) = (q.dims(), k.dims());
+    let [k, v] = [k, v].map(|shared| shared.expand([batch, heads, keys, dim]));
+    let scores = q.clone().matmul(k.swap_dims(2, 3)) * 0.5;
+    let scores = match mask.dense(time, keys, &Device::flex()) {
+        Some(mask) => scores + mask.cast(DType::F64),
+        None => scores,
+    };
+    let weights = scores.exp();
+    let sums = weights.clone().sum_dim(3);
+    (weights / sums).matmul(v)
+}
+
+/// Case (a)5 of card 18, in f64 throughout: the gradient of every number of a prefix is the slope of the loss.
+#[test]
+fn gradients_of_a_prefix_are_the_slopes_in_f64() {
+    let host = FakeHost::new();
+    let site = host.sites()[6].clone();
+    let shape = host.attention_shape(&site).unwrap();
+    let config = PrefixTuningConfig {
+        virtual_tokens: 2,
+        ..PrefixTuningConfig::default()
+    };
+    let layers = Layers {
+        sites: vec![site.clone()],
+        shape,
+    };
+    let wide = |name: &str, dims: [usize; 4]| -> Tensor<4> {
+        let values = Stream::new(4, name).normal(dims.iter().product(), 0.0, 0.7);
+        let values: Tensor<4> = Tensor::from_data(TensorData::new(values, dims), &Device::flex());
+        values.cast(DType::F64)
+    };
+    let columns = layers.columns();
+    let table = wide("table", [1, 1, 2, columns]).reshape([2, columns]);
+    let (q, kv) = ([2, 2, 3, 4], [2, 1, 3, 4]);
+    let loss = |table: Tensor<2>, trains: bool| -> (Prefixed, Tensor<1>) {
+        let prefixed = Prefixed {
+            table: match trains {
+                true => trained(table),
+                false => frozen(table),
+            },
+            inner: None,
+            inner_bias: None,
+            outer: None,
+            outer_bias: None,
+            heads: Copies::of_host(&host, Vec::new()).unwrap(),
+            layers: layers.clone(),
+            config: config.clone(),
+        };
+        let qkv = Qkv {
+            q: wide("q", q),
+            k: wide("k", kv),
+            v: wide("v", kv),
+            mask: Mask::causal(),
+        };
+        let (hooks, pass): (&[&dyn Hooks], _) = (&[&prefixed], &Pass::default());
+        let y = Around { hooks, pass }.attention(&site, &shape, qkv, &attend);
+        let loss = (y * wide("outer", q)).sum();
+        (prefixed.clone(), loss)
+    };
+    let (prefixed, value) = loss(table.clone(), true);
+    let gradients = value.backward();
+    let gradient = prefixed.table.val().grad(&gradients).unwrap();
+    let slopes: Vec<f64> = gradient.into_data().try_into_vec().unwrap();
+    assert_eq!(slopes.len(), 2 * columns);
+    for (at, slope) in slopes.into_iter().enumerate() {
+        let moved = |by: f64| {
+            let mut one = vec![0.0_f32; 2 * columns];
+            one[at] = 1.0;
+            let one = Tensor::<2>::from_data(TensorData::new(one, [2, columns]), &Device::flex());
+            let table = table.clone() + one.cast(DType::F64) * by;
+            loss(table, false).1.into_scalar::<f64>()
+        };
+        let step = 1e-5;
+        let found = (moved(step) - moved(-step)) / (2.0 * step);
+        let apart = (found - slope).abs() / slope.abs().max(1e-2);
+        assert!(apart < 1e-6, "{at}: {slope} {found}");
     }
 }

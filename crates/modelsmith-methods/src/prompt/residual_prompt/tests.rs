@@ -106,6 +106,47 @@ fn gradients_are_the_slopes() {
     }
 }
 
+/// Values and gradients of a random branch against torch (`parity/prompt/make.py`).
+#[test]
+fn a_branch_computes_what_torch_computes() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../parity/prompt/residual_branch/expected.safetensors"
+    );
+    let expected = modelsmith_core::weights::load(path.as_ref(), &Device::flex()).unwrap();
+    let config = ResidualPromptConfig {
+        virtual_tokens: 5,
+        bottleneck: 4,
+        ..ResidualPromptConfig::default()
+    };
+    let shaped = |name: &str, shape: [usize; 3]| flat(&expected[name].to_vec(), &shape);
+    let parts = [
+        shaped("down", [1, 4, 8]),
+        shaped("down_bias", [1, 1, 4]),
+        shaped("up", [1, 8, 4]),
+        shaped("up_bias", [1, 1, 8]),
+        shaped("gain", [1, 1, 8]),
+        shaped("shift", [1, 1, 8]),
+    ];
+    let producer = config.producer(&expected["prompt"], &parts).unwrap();
+    let vectors = producer.vectors(&Pass::default());
+    let near = |name: &str, found: Vec<f32>, tolerance: f32| {
+        for (a, b) in found.iter().zip(expected[name].to_vec()) {
+            assert!(
+                (a - b).abs() < tolerance * b.abs().max(1.0),
+                "{name}: {a} {b}"
+            );
+        }
+    };
+    near("vectors", to_vec(vectors.clone().inner()), 1e-6);
+    let loss = (vectors * expected["outer"].tensor::<2>().unwrap()).sum();
+    let gradients = producer.take_gradients(&mut loss.backward());
+    assert_eq!(gradients.len(), 7);
+    for (name, gradient) in gradients {
+        near(&format!("grad.{name}"), gradient.to_vec(), 1e-5);
+    }
+}
+
 #[test]
 fn trained_numbers_are_those_of_the_card() {
     for (bottleneck, expected) in [(400, 624_784), (800, 1_239_584)] {
