@@ -215,7 +215,7 @@ fn a_base_with_broken_numbers_is_found_before_anything_is_written() {
 fn an_encoder_with_a_decoder_is_tuned_measured_and_answers() {
     let bench = Bench::with_host("t5");
     bench.edit("model/config.json", |config| {
-        config["eos_token_id"] = 2.into()
+        config["eos_token_id"] = 2.into();
     });
     let row = |at: usize| format!("{{\"prompt\": \"w{at} w1 w2\", \"completion\": \"w{at}\"}}");
     let rows: Vec<String> = (3..15).map(row).collect();
