@@ -240,13 +240,13 @@ fn choices_are_told_apart_by_the_decoder() {
     }
 }
 
-/// A changed embedding is stored apart from the head, which goes on to read the scaled state.
+/// A changed head is stored apart from the embedding, and goes on to read the scaled state.
 #[test]
 fn merged_adapters_compute_what_attached_ones_compute() {
     let world = world();
     for (name, targets) in [
         ("attention", r#"["q", "v"]"#),
-        ("shared", r#"["shared", "q"]"#),
+        ("head", r#"["lm_head", "q"]"#),
     ] {
         let set = format!("method.target_modules={targets}");
         let summary = world.run(name, &[&set, "train.learning_rate=0.05"]);
@@ -258,7 +258,7 @@ fn merged_adapters_compute_what_attached_ones_compute() {
             max_shard_bytes: u64::MAX,
         });
         let report = report.unwrap();
-        assert_eq!(report.untied, name == "shared");
+        assert_eq!(report.untied, name == "head");
         assert!(
             report.merged_difference < 1e-5,
             "{}",

@@ -201,6 +201,13 @@ fn sites_have_the_paths_of_the_modules() {
         host.sites().iter().filter(linear).count(),
         3 * 7 + 2 * 11 + 1
     );
+    for path in ["encoder.embed_tokens", "decoder.embed_tokens"] {
+        let mut sites = host.sites().iter();
+        let site = sites.find(|site| site.path == path).unwrap();
+        assert_eq!(site.tied_to.as_deref(), Some("shared"));
+        let (weight, _) = host.site_weights(site);
+        assert_eq!(weight.as_deref(), Some("shared.weight"));
+    }
     let info = host.info();
     assert_eq!(info.task_type, Some("SEQ_2_SEQ_LM"));
     let chosen = Selection::default();
