@@ -270,3 +270,27 @@ fn merged_adapters_compute_what_attached_ones_compute() {
         assert_eq!(head.scale, 0.25);
     }
 }
+
+/// Both stacks look tokens up in one table, of which no file holds two changed copies.
+#[test]
+fn changed_lookups_are_attached_and_not_merged() {
+    let world = world();
+    let set = r#"method.target_modules=["embed_tokens"]"#;
+    let summary = world.run("lookups", &[set]);
+    // Two factors for each stack, and the table as each stack had it, which PEFT keeps beside them.
+    assert_eq!(summary.adapter_tensors, 6);
+    perplexity(&world, Some(&summary.artifact));
+    let output = world.folder.path().join("merged");
+    let merged = merge::run(&MergeOptions {
+        model: options(&world, Some(&summary.artifact)),
+        output: output.clone(),
+        dtype: None,
+        max_shard_bytes: u64::MAX,
+    });
+    let problem = merged.unwrap_err().to_string();
+    assert!(
+        problem.contains("cannot store apart from shared"),
+        "{problem}"
+    );
+    assert!(!output.exists());
+}
