@@ -104,6 +104,7 @@ def greedy(model, inputs):
     """Greedy tokens after the real tokens of the first row."""
     length = int(inputs["attention_mask"][0].sum())
     row = inputs["input_ids"][:1, :length]
+    model.base_model.generation_config.decoder_start_token_id = getattr(model.base_model.config, "decoder_start_token_id", None)
     out = model.generate(input_ids=row, attention_mask=torch.ones_like(row), max_new_tokens=NEW_TOKENS,
                          min_new_tokens=NEW_TOKENS, do_sample=False)
     return out[:, -NEW_TOKENS:]
@@ -122,7 +123,7 @@ def make(case):
         assert logits.shape[1] == inputs["input_ids"].shape[1] + count, logits.shape
         logits = logits[:, count:]
     expected = {**inputs, "logits": logits}
-    if task == "CAUSAL_LM":
+    if task in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
         expected["generated"] = greedy(model, inputs)
     save(model, folder)
     save_tensors(folder / "expected.safetensors", expected)

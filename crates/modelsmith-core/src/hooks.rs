@@ -18,7 +18,8 @@ pub struct Pass {
     pub training: Option<DrawKey>,
     /// Positions already in the key-value cache before this pass.
     pub offset: usize,
-    /// While training, which tokens `[batch, time]` are no padding; all where absent.
+    /// While training, which tokens `[batch, time]` are no padding, at a site of an encoder those of
+    /// its text; all where absent.
     pub valid: Option<Tensor<2, Bool>>,
 }
 
@@ -194,8 +195,8 @@ pub trait Hooks: Send + Sync {
         false
     }
     /// Virtual tokens `[1 or batch, count, width of the token embedding]` that go through the
-    /// network in front of the embedded tokens of every row; `None`, the default, where there are
-    /// none. Asked once in the pass that reads the first tokens; a cache holds them from then on.
+    /// network in front of the embedded tokens of every row, those of the text where an encoder reads
+    /// one for a decoder; `None`, the default, where there are none. Asked once in the pass that reads the first tokens; a cache holds them from then on.
     fn prompt(&self, pass: &Pass) -> Option<Tensor<3>> {
         let _ = pass;
         None

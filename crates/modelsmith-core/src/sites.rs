@@ -50,7 +50,8 @@ pub struct Site {
     pub fan_in_fan_out: bool,
     /// A linear site that maps to the vocabulary or the classes; `all-linear` leaves it out.
     pub head: bool,
-    /// Path of the site that owns the shared weight, when this site's weight is tied to it.
+    /// Path of the module that owns the shared weight, when this site's weight is tied to it: a site,
+    /// or a module that is nothing but its weight, as T5's `shared`.
     pub tied_to: Option<String>,
 }
 

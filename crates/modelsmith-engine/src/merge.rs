@@ -253,6 +253,15 @@ fn untied(model: &Model, tied: &[(String, String)]) -> Result<Transformer> {
         map.extend(untying(&model.host));
     }
     let mut host = modelsmith_hosts::random(&config, &info.origin, 0, &model.device)?;
+    for (name, owner) in tied {
+        if host.weight(name).is_none() && merged_weight(model, name, name)?.is_some() {
+            return Err(Error::Usage(format!(
+                "the adapters change {name}, which {} cannot store apart from {owner}; use them \
+                 attached, or train adapters of its other layers",
+                info.architecture
+            )));
+        }
+    }
     let owners: BTreeMap<&str, &str> = tied
         .iter()
         .map(|(name, owner)| (name.as_str(), owner.as_str()))

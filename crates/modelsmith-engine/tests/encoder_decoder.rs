@@ -240,13 +240,13 @@ fn choices_are_told_apart_by_the_decoder() {
     }
 }
 
-/// A changed embedding is stored apart from the head, which goes on to read the scaled state.
+/// A changed head is stored apart from the embedding, and goes on to read the scaled state.
 #[test]
 fn merged_adapters_compute_what_attached_ones_compute() {
     let world = world();
     for (name, targets) in [
         ("attention", r#"["q", "v"]"#),
-        ("shared", r#"["shared", "q"]"#),
+        ("head", r#"["lm_head", "q"]"#),
     ] {
         let set = format!("method.target_modules={targets}");
         let summary = world.run(name, &[&set, "train.learning_rate=0.05"]);
@@ -258,7 +258,7 @@ fn merged_adapters_compute_what_attached_ones_compute() {
             max_shard_bytes: u64::MAX,
         });
         let report = report.unwrap();
-        assert_eq!(report.untied, name == "shared");
+        assert_eq!(report.untied, name == "head");
         assert!(
             report.merged_difference < 1e-5,
             "{}",
@@ -269,4 +269,28 @@ fn merged_adapters_compute_what_attached_ones_compute() {
         let head = merged.output_matrix(&[]).unwrap();
         assert_eq!(head.scale, 0.25);
     }
+}
+
+/// Both stacks look tokens up in one table, of which no file holds two changed copies.
+#[test]
+fn changed_lookups_are_attached_and_not_merged() {
+    let world = world();
+    let set = r#"method.target_modules=["embed_tokens"]"#;
+    let summary = world.run("lookups", &[set]);
+    // Two factors for each stack, and the table as each stack had it, which PEFT keeps beside them.
+    assert_eq!(summary.adapter_tensors, 6);
+    perplexity(&world, Some(&summary.artifact));
+    let output = world.folder.path().join("merged");
+    let merged = merge::run(&MergeOptions {
+        model: options(&world, Some(&summary.artifact)),
+        output: output.clone(),
+        dtype: None,
+        max_shard_bytes: u64::MAX,
+    });
+    let problem = merged.unwrap_err().to_string();
+    assert!(
+        problem.contains("cannot store apart from shared"),
+        "{problem}"
+    );
+    assert!(!output.exists());
 }

@@ -39,6 +39,7 @@ fn greedy_texts_behind_a_prompt_are_those_of_peft() {
         "prefix_gpt2",
         "prefix_qwen3",
         "prefix_opt",
+        "t5",
     ] {
         let folder = parity("prompt").join(case);
         let config: Value = read_json(folder.join("adapter_config.json")).unwrap();

@@ -88,13 +88,17 @@ fn every_saved_adapter_gives_pefts_logits_and_merges_to_them() {
         let found = logits(&host, &input, &[adapter.as_ref()]);
         let apart = distance(&found, &expected["logits"].to_vec(), &mask);
         assert!(apart < TOLERANCE, "{case}: {apart}");
+        cases += 1;
+        let Some(after) = expected.get("merged_logits") else {
+            assert_eq!(case, "lora/t5_embedding");
+            continue;
+        };
         // The tied case too: setting a shared weight changes both layers, as merging in PEFT does.
         let found = logits(&merged(&host, adapter.as_ref()), &input, &[]);
-        let apart = distance(&found, &expected["merged_logits"].to_vec(), &mask);
+        let apart = distance(&found, &after.to_vec(), &mask);
         assert!(apart < TOLERANCE, "{case} merged: {apart}");
-        cases += 1;
     }
-    assert_eq!(cases, 31);
+    assert_eq!(cases, 32);
 }
 
 /// Folders of adapters that PEFT saved with what it computed.

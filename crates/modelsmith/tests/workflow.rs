@@ -212,6 +212,57 @@ fn a_base_with_broken_numbers_is_found_before_anything_is_written() {
 }
 
 #[test]
+fn an_encoder_with_a_decoder_is_tuned_measured_and_answers() {
+    let bench = Bench::with_host("t5");
+    bench.edit("model/config.json", |config| {
+        config["eos_token_id"] = 2.into();
+    });
+    let row = |at: usize| format!("{{\"prompt\": \"w{at} w1 w2\", \"completion\": \"w{at}\"}}");
+    let rows: Vec<String> = (3..15).map(row).collect();
+    bench.write("pairs.jsonl", &rows.join("\n"));
+    let tune = [
+        "tune",
+        "--host",
+        "model",
+        "--data",
+        "pairs.jsonl",
+        "--steps",
+        "3",
+        "--name",
+        "a",
+    ];
+    let tuned = bench.json(&tune);
+    assert_eq!(tuned["adapter_tensors"], 24);
+    let eval = ["eval", "--adapter", "runs/a", "--data", "pairs.jsonl"];
+    assert!(bench.json(&eval)["loss"].as_f64().unwrap() > 0.0);
+    let words = [
+        "--prompt",
+        "w3 w1 w2",
+        "--prompt",
+        "w4",
+        "--max-tokens",
+        "4",
+    ];
+    let generate = [&["generate", "--adapter", "runs/a"][..], &words].concat();
+    let answers = bench.json(&generate);
+    assert_eq!(answers["completions"].as_array().unwrap().len(), 2);
+    bench.json(&[
+        "adapter",
+        "merge",
+        "--adapter",
+        "runs/a",
+        "--output",
+        "merged",
+    ]);
+    let dump = [&eval[..], &["--dump-logits", "logits.safetensors"]].concat();
+    let text = bench.fails(2, &dump);
+    assert!(text.contains("reads two"), "{text}");
+    bench.text(12);
+    let text = bench.fails(2, &["tune", "--host", "model", "--data", "text.txt"]);
+    assert!(text.contains("prompt and completion"), "{text}");
+}
+
+#[test]
 fn adapters_combine_exactly_by_cat_and_nearly_by_svd() {
     let bench = Bench::new();
     bench.tune("a", &["--seed", "1"]);

@@ -59,7 +59,7 @@ pub(super) fn measure(
 ) -> Result<ChoiceFigures> {
     if !matches!(model.host.head(), Head::CausalLm | Head::Seq2SeqLm(_)) {
         return Err(Error::Usage(format!(
-            "{} is no language model that writes answers, which --task choices needs",
+            "{} is no causal language model, and no encoder with a decoder, one of which --task choices needs",
             model.folder.display()
         )));
     }

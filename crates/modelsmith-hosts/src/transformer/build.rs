@@ -26,6 +26,7 @@ impl Plan {
             model,
             root,
             in_head: false,
+            table: None,
         };
         builder.embeddings(names);
         builder.stacks(names);
@@ -44,8 +45,10 @@ impl Builder<'_> {
         let (types, norm) = (at(names.types), at(names.embedding_norm));
         let (project_in, width) = (at("project_in"), config.width);
         let pad = config.pad;
-        self.plan.tokens =
-            Some(self.embedding(&tokens, config.vocabulary, config.embedding_width, pad));
+        self.table = Some(self.table(&tokens, config.vocabulary, config.embedding_width, pad));
+        if names.stack.tokens.is_empty() {
+            self.plan.stack.tokens = Some(self.lookup(&tokens, None));
+        }
         if let Some(rows) = config.token_types {
             self.plan.types = Some(self.embedding(&types, rows, width, None));
         }
@@ -84,6 +87,13 @@ impl Builder<'_> {
     fn stack(&mut self, names: &StackNames, layers: usize, causal: bool) -> StackPlan {
         let config = self.config;
         let blocks = format!("{}{}", self.root, names.blocks);
+        let tokens = match names.tokens {
+            "" => self.plan.stack.tokens,
+            path => {
+                let owner = format!("{}{}", self.root, config.names.tokens);
+                Some(self.lookup(&format!("{}{path}", self.root), Some(owner)))
+            }
+        };
         let distances = match config.positions {
             Positions::Relative(relative) => {
                 let path = format!("{blocks}.0.{}", names.distances);
@@ -100,6 +110,7 @@ impl Builder<'_> {
         StackPlan {
             name: "",
             causal,
+            tokens,
             distances,
             blocks,
             final_norm,

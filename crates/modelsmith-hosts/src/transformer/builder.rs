@@ -22,6 +22,8 @@ pub(super) struct Builder<'a> {
     /// Path of blocks and embeddings with its dot.
     pub(super) root: String,
     pub(super) in_head: bool,
+    /// Number of the weight that tokens are looked up in.
+    pub(super) table: Option<usize>,
 }
 
 impl Builder<'_> {
@@ -29,13 +31,13 @@ impl Builder<'_> {
     pub(super) fn vocabulary(&mut self, path: &str, bias: Option<&str>) -> At {
         let (inputs, outputs) = (self.config.embedding_width, self.config.vocabulary);
         let site = self.site(path, SiteKind::Linear, inputs, outputs);
-        let owner = self.plan.tokens.filter(|_| self.config.tied);
-        let weight = match owner {
-            Some(owner) => self.plan.embeddings[owner.layer],
+        let table = self.table.filter(|_| self.config.tied);
+        let weight = match table {
+            Some(table) => table,
             None => self.matrix(format!("{path}.weight"), [outputs, inputs]),
         };
         let bias = bias.map(|name| self.vector(name.to_owned(), outputs, Init::Zeros));
-        let tied_to = owner.map(|owner| self.plan.sites[owner.site].path.clone());
+        let tied_to = table.map(|table| module_of(&self.plan.weights[table].name));
         let entry = &mut self.plan.sites[site];
         (entry.head, entry.bias, entry.tied_to) = (true, bias.is_some(), tied_to);
         self.push_linear(
@@ -130,6 +132,31 @@ impl Builder<'_> {
         }
     }
 
+    /// The weight of a table, which no site looks anything up in yet.
+    pub(super) fn table(
+        &mut self,
+        path: &str,
+        rows: usize,
+        width: usize,
+        pad: Option<usize>,
+    ) -> usize {
+        let weight = self.matrix(format!("{path}.weight"), [rows, width]);
+        self.plan.weights[weight].init = Init::Normal {
+            deviation: self.config.start.deviation,
+            zero_row: pad.filter(|_| self.config.start.zero_pad),
+        };
+        weight
+    }
+
+    /// A site that looks rows up in the table of tokens, which is that of the module `owner` where
+    /// it is not the site's own.
+    pub(super) fn lookup(&mut self, path: &str, owner: Option<String>) -> At {
+        let table = self.table.unwrap_or_default();
+        let at = self.embedding_of(path, table);
+        self.plan.sites[at.site].tied_to = owner;
+        at
+    }
+
     pub(super) fn embedding(
         &mut self,
         path: &str,
@@ -137,13 +164,15 @@ impl Builder<'_> {
         width: usize,
         pad: Option<usize>,
     ) -> At {
+        let table = self.table(path, rows, width, pad);
+        self.embedding_of(path, table)
+    }
+
+    fn embedding_of(&mut self, path: &str, table: usize) -> At {
+        let shape = &self.plan.weights[table].shape;
+        let (rows, width) = (shape[0], shape[1]);
         let site = self.site(path, SiteKind::Embedding, rows, width);
-        let weight = self.matrix(format!("{path}.weight"), [rows, width]);
-        self.plan.weights[weight].init = Init::Normal {
-            deviation: self.config.start.deviation,
-            zero_row: pad.filter(|_| self.config.start.zero_pad),
-        };
-        self.plan.embeddings.push(weight);
+        self.plan.embeddings.push(table);
         At {
             site,
             layer: self.plan.embeddings.len() - 1,
@@ -217,4 +246,9 @@ impl Builder<'_> {
         });
         self.plan.weights.len() - 1
     }
+}
+
+/// The module that a weight belongs to.
+fn module_of(weight: &str) -> String {
+    weight.strip_suffix(".weight").unwrap_or(weight).to_owned()
 }

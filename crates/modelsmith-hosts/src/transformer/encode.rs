@@ -146,6 +146,9 @@ impl Transformer {
         if input.segments.is_some() || source.segments.is_some() {
             return Err(self.refuse("reads one text a row; turn packing off"));
         }
+        if input.positions.is_some() || source.positions.is_some() {
+            return Err(self.refuse("goes by distances, not by positions; leave these out"));
+        }
         let [texts, answers] = [source, input].map(|rows| rows.dims()[0]);
         match texts == answers {
             true => Ok(()),

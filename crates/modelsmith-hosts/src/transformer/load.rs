@@ -203,9 +203,10 @@ impl<'a> Stored<'a> {
     /// Names under which older checkpoints repeat a tied weight, with the weight's own.
     fn tied_copies(&self) -> BTreeMap<String, String> {
         let mut copies = BTreeMap::new();
-        let tokens = self.plan.tokens.map(|at| self.plan.embeddings[at.layer]);
+        let tokens = self.plan.stack.tokens;
+        let tokens = tokens.map(|at| self.plan.embeddings[at.layer]);
         if let Some(source) = tokens.and_then(|number| self.sources[number].clone()) {
-            let names = self.config.names.token_copies.iter();
+            let names = self.config.names.lookups();
             copies.extend(names.map(|path| (format!("{path}.weight"), source.clone())));
         }
         if !matches!(
@@ -272,7 +273,7 @@ fn spellings(config: &Config, name: &str) -> Vec<String> {
         _ => found.extend(name.strip_prefix(&prefix).map(str::to_owned)),
     }
     if name.strip_suffix(".weight") == Some(config.names.tokens) {
-        let copies = config.names.token_copies.iter();
+        let copies = config.names.lookups();
         found.extend(copies.map(|path| format!("{path}.weight")));
     }
     if let Some([_, _, decoder, bias]) = config.names.heads.masked

@@ -3,8 +3,8 @@
 //! [`config`] is what a block can be; [`dialects`] read a family's `config.json` into it and name
 //! its tensors; [`plan`] turns it into sites and weights; [`walk`] computes, opening the hooks at
 //! every site. A model is one stack of blocks, or two: an encoder reads a text once ([`encode`]),
-//! and a decoder whose blocks attend to the outcome writes the answer. Both look tokens up at one
-//! site, which is visited by each.
+//! and a decoder whose blocks attend to the outcome writes the answer. Both look tokens up in one
+//! table, at a site each.
 //!
 //! Paths are the module paths of the class that `architectures` names. The output site, which spans
 //! the whole head, is called after the head's last layer with `:output` (`lm_head:output`), so that

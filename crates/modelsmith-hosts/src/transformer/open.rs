@@ -109,7 +109,7 @@ fn described(mut json: Value, class: &str, labels: Option<usize>) -> Value {
 
 fn block_parts(names: &Names) -> BlockParts {
     let mut parts = BlockParts::default();
-    for stack in names.encoder.iter().chain([&names.stack]) {
+    for stack in names.stacks() {
         for attention in [Some(&stack.attention), stack.cross.as_ref()] {
             let Some(attention) = attention else {
                 continue;

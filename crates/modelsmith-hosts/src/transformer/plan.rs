@@ -104,6 +104,8 @@ pub(crate) struct StackPlan {
     pub(crate) name: &'static str,
     /// Tokens see no later ones.
     pub(crate) causal: bool,
+    /// Where tokens are looked up.
+    pub(crate) tokens: Option<At>,
     /// Table of the bias by distance.
     pub(crate) distances: Option<At>,
     pub(crate) blocks: Vec<BlockPlan>,
@@ -143,7 +145,6 @@ pub(crate) struct Plan {
     pub(crate) embeddings: Vec<usize>,
     pub(crate) linears: Vec<LinearSpec>,
     pub(crate) norms: Vec<NormSpec>,
-    pub(crate) tokens: Option<At>,
     pub(crate) positions: Option<At>,
     pub(crate) types: Option<At>,
     pub(crate) embedding_norm: Option<At>,

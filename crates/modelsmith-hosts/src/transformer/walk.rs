@@ -58,7 +58,7 @@ impl Walk<'_> {
     pub(crate) fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let (config, plan) = (&self.visit.model.config, &self.visit.model.plan);
         let ids = ids.without_autodiff();
-        let x = self.visit.embedding(plan.tokens, ids);
+        let x = self.visit.embedding(self.stack.tokens, ids);
         let mut x = self.behind_prompt(x);
         if plan.types.is_some()
             && let Some(types) = &self.prepared.types

@@ -126,6 +126,14 @@ pub(crate) fn batch(expected: &Expected, prefix: &str) -> TokenInput {
     input
 }
 
+/// The decoder's tokens of a fixture, and the texts that its encoder reads.
+pub(crate) fn answers(expected: &Expected) -> TokenInput {
+    TokenInput {
+        source: Some(Box::new(batch(expected, ""))),
+        ..TokenInput::new(ints(&expected.rows("decoder_input_ids")))
+    }
+}
+
 /// The best token of the last column of each row.
 pub(crate) fn best(logits: Tensor<3>) -> Vec<u32> {
     let [batch, time, classes] = logits.dims();

@@ -136,7 +136,8 @@ fn read(config: &Map<String, Value>) -> Result<PromptTuningConfig> {
         return Err(Error::config(
             "num_transformer_submodules",
             format!(
-                "is {}; prompts of encoder-decoder models are not supported",
+                "is {}; vectors in front of a decoder's answer are not implemented, only those in \
+                 front of the text (1)",
                 written.num_transformer_submodules
             ),
         ));

@@ -14,12 +14,12 @@ const fn names(family: &'static str, prefix: &'static str, heads: HeadNames) -> 
         prefix,
         base: "",
         tokens: "embeddings.word_embeddings",
-        token_copies: &[],
         positions: "embeddings.position_embeddings",
         types: "embeddings.token_type_embeddings",
         embedding_norm: "embeddings.LayerNorm",
         encoder: None,
         stack: StackNames {
+            tokens: "",
             blocks: "encoder.layer",
             attention: AttentionNames {
                 site: "attention.self",

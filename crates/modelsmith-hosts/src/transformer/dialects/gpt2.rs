@@ -13,12 +13,12 @@ static NAMES: Names = Names {
     prefix: "transformer",
     base: "",
     tokens: "wte",
-    token_copies: &[],
     positions: "wpe",
     types: "",
     embedding_norm: "",
     encoder: None,
     stack: StackNames {
+        tokens: "",
         blocks: "h",
         attention: AttentionNames {
             site: "attn",

@@ -16,12 +16,12 @@ const fn names(family: &'static str) -> Names {
         prefix: "model",
         base: "",
         tokens: "embed_tokens",
-        token_copies: &[],
         positions: "",
         types: "",
         embedding_norm: "",
         encoder: None,
         stack: StackNames {
+            tokens: "",
             blocks: "layers",
             attention: AttentionNames {
                 site: "self_attn",

@@ -21,8 +21,6 @@ pub(crate) struct Names {
     /// Where blocks and embeddings lie inside the bare model.
     pub(crate) base: &'static str,
     pub(crate) tokens: &'static str,
-    /// Further modules that share the token embedding; checkpoints may name its weight by them.
-    pub(crate) token_copies: &'static [&'static str],
     pub(crate) positions: &'static str,
     pub(crate) types: &'static str,
     pub(crate) embedding_norm: &'static str,
@@ -38,6 +36,9 @@ pub(crate) struct Names {
 /// Names of a stack of blocks; paths of a block are relative to the block.
 #[derive(Debug)]
 pub(crate) struct StackNames {
+    /// Where this stack looks its tokens up in the table of all stacks; empty for the only one, which
+    /// looks them up at the table itself. Checkpoints may name the table's weight by it.
+    pub(crate) tokens: &'static str,
     pub(crate) blocks: &'static str,
     pub(crate) attention: AttentionNames,
     /// Attention to the encoder's last state.
@@ -65,6 +66,17 @@ pub(crate) struct AttentionNames {
 }
 
 impl Names {
+    /// The encoder's names and the decoder's, or those of the only stack.
+    pub(crate) fn stacks(&self) -> impl Iterator<Item = &StackNames> {
+        self.encoder.iter().chain([&self.stack])
+    }
+
+    /// Modules beside the table of tokens that look tokens up in it.
+    pub(crate) fn lookups(&self) -> impl Iterator<Item = &'static str> {
+        let all = self.stacks().map(|stack| stack.tokens);
+        all.filter(|path| !path.is_empty())
+    }
+
     /// Path of the bare model with its dot, in a class with a head.
     pub(crate) fn prefix_dot(&self) -> String {
         match self.prefix {

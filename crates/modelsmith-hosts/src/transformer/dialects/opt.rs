@@ -16,12 +16,12 @@ static NAMES: Names = Names {
     prefix: "model",
     base: "decoder",
     tokens: "embed_tokens",
-    token_copies: &[],
     positions: "embed_positions",
     types: "",
     embedding_norm: "",
     encoder: None,
     stack: StackNames {
+        tokens: "",
         blocks: "layers",
         attention: AttentionNames {
             site: "self_attn",

@@ -36,6 +36,7 @@ const CROSS_ATTENTION: AttentionNames = AttentionNames {
 
 const fn encoder(gated: bool) -> StackNames {
     StackNames {
+        tokens: "encoder.embed_tokens",
         blocks: "encoder.block",
         attention: SELF_ATTENTION,
         cross: None,
@@ -53,6 +54,7 @@ const fn encoder(gated: bool) -> StackNames {
 
 const fn decoder(gated: bool) -> StackNames {
     StackNames {
+        tokens: "decoder.embed_tokens",
         blocks: "decoder.block",
         attention: SELF_ATTENTION,
         cross: Some(CROSS_ATTENTION),
@@ -74,7 +76,6 @@ const fn names(family: &'static str, gated: bool) -> Names {
         prefix: "",
         base: "",
         tokens: "shared",
-        token_copies: &["encoder.embed_tokens", "decoder.embed_tokens"],
         positions: "",
         types: "",
         embedding_norm: "",
