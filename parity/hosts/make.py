@@ -112,6 +112,7 @@ def head_cases():
         "bert_mlm_hub_names": (tf.BertForMaskedLM, tf.BertConfig(**BERT)),
         "gpt2_hub_names": (tf.GPT2LMHeadModel, tf.GPT2Config(**{**GPT2, "n_positions": 32})),
         "roberta_mlm": (tf.RobertaForMaskedLM, tf.RobertaConfig(**ROBERTA)),
+        "xlm_roberta_mlm": (tf.XLMRobertaForMaskedLM, tf.XLMRobertaConfig(**ROBERTA)),
         "roberta_seqcls": (tf.RobertaForSequenceClassification, tf.RobertaConfig(**ROBERTA, **labels)),
         "roberta_tokencls": (tf.RobertaForTokenClassification, tf.RobertaConfig(**ROBERTA, **labels)),
         "llama_seqcls": (tf.LlamaForSequenceClassification, llama(num_key_value_heads=2, **labels)[1]),

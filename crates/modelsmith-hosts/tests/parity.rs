@@ -24,7 +24,7 @@ fn cases() -> Vec<String> {
 
 #[test]
 fn every_fixture_is_found() {
-    assert_eq!(cases().len(), 29, "{:?}", cases());
+    assert_eq!(cases().len(), 30, "{:?}", cases());
 }
 
 #[test]

@@ -52,12 +52,7 @@ impl Verdict {
 ///
 /// `margin` counts for [`Direction::AsGood`] only: there the interval is held against the margin on the side
 /// that is worse by `metric`, instead of 0.
-pub fn verdict(
-    interval: &Interval,
-    direction: Direction,
-    metric: Metric,
-    margin: f64,
-) -> Verdict {
+pub fn verdict(interval: &Interval, direction: Direction, metric: Metric, margin: f64) -> Verdict {
     let sided = |above: bool, below: bool| match (above, below) {
         (true, _) => Verdict::Supported,
         (_, true) => Verdict::NotSupported,

@@ -60,22 +60,23 @@ static BERT: Names = names(
     },
 );
 
-static ROBERTA: Names = names(
-    "Roberta",
-    "roberta",
-    HeadNames {
-        causal_class: None,
-        masked: Some([
-            "lm_head.dense",
-            "lm_head.layer_norm",
-            "lm_head.decoder",
-            "lm_head.bias",
-        ]),
-        exact_gelu: true,
-        sequence: SequenceHead::First,
-        token: "classifier",
-    },
-);
+const ROBERTA_HEADS: HeadNames = HeadNames {
+    causal_class: None,
+    masked: Some([
+        "lm_head.dense",
+        "lm_head.layer_norm",
+        "lm_head.decoder",
+        "lm_head.bias",
+    ]),
+    exact_gelu: true,
+    sequence: SequenceHead::First,
+    token: "classifier",
+};
+
+static ROBERTA: Names = names("Roberta", "roberta", ROBERTA_HEADS);
+
+/// The same network by another name.
+static XLM_ROBERTA: Names = names("XLMRoberta", "roberta", ROBERTA_HEADS);
 
 /// Keys of BERT's multilingual release that describe a pooler nobody built.
 const HARMLESS: &[&str] = &[
@@ -104,6 +105,15 @@ pub(super) fn bert(reader: &Reader<'_>) -> Result<Found> {
 }
 
 pub(super) fn roberta(reader: &Reader<'_>) -> Result<Found> {
+    roberta_as(&ROBERTA, reader)
+}
+
+/// XLM-R's configuration, which means what RoBERTa's does.
+pub(super) fn xlm_roberta(reader: &Reader<'_>) -> Result<Found> {
+    roberta_as(&XLM_ROBERTA, reader)
+}
+
+fn roberta_as(names: &'static Names, reader: &Reader<'_>) -> Result<Found> {
     let rows = reader.size_or("max_position_embeddings", 512)?;
     let pad = match reader.mentions("pad_token_id") {
         true => reader.size_if("pad_token_id")?,
@@ -120,7 +130,7 @@ pub(super) fn roberta(reader: &Reader<'_>) -> Result<Found> {
         offset,
         counting: Counting::NotPad,
     };
-    read(reader, &ROBERTA, positions, rows - offset, pad)
+    read(reader, names, positions, rows - offset, pad)
 }
 
 fn read(

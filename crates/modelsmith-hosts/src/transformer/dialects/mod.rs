@@ -142,11 +142,22 @@ pub(crate) fn read(
         "opt" => opt::read(&reader)?,
         "bert" => bert::bert(&reader)?,
         "roberta" => bert::roberta(&reader)?,
+        "xlm-roberta" => bert::xlm_roberta(&reader)?,
         "t5" => t5::t5(&reader)?,
         "mt5" => t5::mt5(&reader)?,
         other => {
             let known = [
-                "llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "bert", "roberta", "t5", "mt5",
+                "llama",
+                "mistral",
+                "qwen2",
+                "qwen3",
+                "gpt2",
+                "opt",
+                "bert",
+                "roberta",
+                "xlm-roberta",
+                "t5",
+                "mt5",
             ];
             let near = suggest(other, known);
             let expected = format!("a model type that is implemented; {near}");
