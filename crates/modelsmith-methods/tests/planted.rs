@@ -153,9 +153,6 @@ fn adalora_finds_the_planted_weights_and_beats_an_even_spread() {
         .collect();
     let right = kept.intersection(&planted).count() as f64;
     let (recall, precision) = (right / planted.len() as f64, right / kept.len() as f64);
-    println!(
-        "recall {recall:.2}, precision {precision:.2}, loss {adaptive:.4} against {uniform:.4}"
-    );
     assert!(recall > 0.8, "{recall}: {ranks:?}, planted {planted:?}");
     // Chosen by chance, a quarter of them would be planted ones.
     assert!(

@@ -180,7 +180,7 @@ fn options_out_of_range_are_refused() {
 fn attend(Qkv { q, k, v, mask }: Qkv) -> Tensor<4> {
     let ([_, heads, time, _], [batch, _, keys, dim]) = (q.dims(), k.dims());
     let [k, v] = [k, v].map(|shared| shared.expand([batch, heads, keys, dim]));
-    let scores = q.clone().matmul(k.swap_dims(2, 3)) * 0.5;
+    let scores = q.matmul(k.swap_dims(2, 3)) * 0.5;
     let scores = match mask.dense(time, keys, &Device::flex()) {
         Some(mask) => scores + mask.cast(DType::F64),
         None => scores,
