@@ -112,7 +112,7 @@ pub fn read_prompts(file: &Path) -> Result<Vec<Prompt>> {
 }
 
 /// The prompt of a row of a data file.
-pub(crate) fn prompt_of(at: &Location, columns: &Map<String, Value>) -> Result<Prompt> {
+fn prompt_of(at: &Location, columns: &Map<String, Value>) -> Result<Prompt> {
     if let Some(messages) = columns.get("messages") {
         let messages: Vec<Message> = serde_json::from_value(messages.clone())
             .map_err(|error| at.error(format!("messages: {error}")))?;

@@ -60,6 +60,17 @@ impl AdapterRef {
     pub fn folder(&self) -> PathBuf {
         adapter_in(&self.path)
     }
+
+    /// The adapter at its weight, for use and not for training: nothing goes backward through it, and a
+    /// graph would be kept for that.
+    pub(crate) fn load(&self, host: &dyn Host, any_base: bool) -> Result<Box<dyn Adapter>> {
+        let mut adapter = adapter_folder::read(&self.folder(), host, any_base)?;
+        if self.weight != 1.0 {
+            adapter.set_scale(self.weight)?;
+        }
+        adapter.set_trainable(&|_| false);
+        Ok(adapter)
+    }
 }
 
 /// `path`, or the finished adapter inside it when it is a run folder.
@@ -139,12 +150,7 @@ impl Model {
         let mut host = modelsmith_hosts::load_with(&folder, head, device)?;
         let mut adapters = Vec::new();
         for reference in &options.adapters {
-            let mut adapter = adapter_folder::read(&reference.folder(), &host, options.any_base)?;
-            if reference.weight != 1.0 {
-                adapter.set_scale(reference.weight)?;
-            }
-            // Nothing here goes backward, and a graph would be kept for it.
-            adapter.set_trainable(&|_| false);
+            let adapter = reference.load(&host, options.any_base)?;
             adapters.push((reference.clone(), adapter));
         }
         options.dtype.apply(&mut host)?;

@@ -92,11 +92,7 @@ impl Serving {
     /// A folder that is no adapter of this host.
     pub fn load(&mut self, name: &str, folder: &AdapterRef) -> Result<&Cost> {
         let started = Instant::now();
-        let mut adapter = adapter_folder::read(&folder.folder(), &self.model.host, self.any_base)?;
-        if folder.weight != 1.0 {
-            adapter.set_scale(folder.weight)?;
-        }
-        adapter.set_trainable(&|_| false);
+        let adapter = folder.load(&self.model.host, self.any_base)?;
         let parameters = adapter.parameters();
         let parameters = parameters.iter().map(|one| one.value.len() as u64).sum();
         let record = adapter_folder::provenance(&folder.folder())?;

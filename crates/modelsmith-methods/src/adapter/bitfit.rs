@@ -2,12 +2,12 @@
 
 use super::common::beside::{saved_names, wanted};
 use super::common::copies::{Copies, Wanted};
-use super::common::peft::{Taker, acted_on};
+use super::common::peft::{Taker, own_options};
 use super::common::trained::Trained;
 use super::common::weights::{Part, bound_weights, under_modules};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::Host;
-use modelsmith_core::method::{Card, Family, Method, defaults_of, read_options};
+use modelsmith_core::method::{Card, Family, Method, defaults_of};
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,8 +35,6 @@ impl Method for BitFitConfig {
     };
 }
 
-const OPTIONS: &[&str] = &["modules", "modules_to_save"];
-
 /// Every bias.
 pub(super) fn defaults() -> Value {
     defaults_of::<BitFitConfig>()
@@ -44,11 +42,7 @@ pub(super) fn defaults() -> Value {
 
 /// Reads the configuration of saved biases.
 pub(super) fn from_peft(config: &Map<String, Value>) -> Result<Box<dyn Adapt>> {
-    Ok(Box::new(read(config)?))
-}
-
-fn read(config: &Map<String, Value>) -> Result<BitFitConfig> {
-    read_options(&Value::Object(acted_on(config, OPTIONS)?))
+    Ok(Box::new(own_options::<BitFitConfig>(config)?))
 }
 
 impl Adapt for BitFitConfig {
@@ -58,7 +52,7 @@ impl Adapt for BitFitConfig {
     }
 
     fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
-        let saved = read(&files.config)?;
+        let saved: Self = own_options(&files.config)?;
         let mut file = Taker::new(&files.tensors);
         let copies = Copies::of_file(host, saved.wanted(host)?, &mut file)?;
         file.finish()?;

@@ -10,19 +10,20 @@
 //! identity; the published ones start near it.
 
 use super::common::attached::{AtSite, Attached, attached};
-use super::common::beside::{Bias, targets, wanted};
+use super::common::beside::{Bias, dense_targets, wanted};
 use super::common::copies::{Copies, Wanted};
-use super::common::peft::{Taker, acted_on, describe, key, sorted};
+use super::common::peft::{Taker, describe, key, own_options, sorted};
+use super::common::range::out_of_range;
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, activation};
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
+use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::host::{Host, part_paths};
-use modelsmith_core::method::{Card, Family, Method, read_options};
+use modelsmith_core::method::{Card, Family, Method};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::random::Stream;
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles};
-use modelsmith_core::sites::{Selection, Site, SiteId, SiteKind, TargetModules};
+use modelsmith_core::sites::{Selection, Site, SiteId, TargetModules};
 use modelsmith_kernels::linear;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -163,26 +164,9 @@ pub(super) fn parallel() -> Value {
     })
 }
 
-const OPTIONS: &[&str] = &[
-    "bottleneck_size",
-    "non_linearity",
-    "scaling",
-    "parallel",
-    "dropout",
-    "target_modules",
-    "after_attention",
-    "exclude_modules",
-    "layers_to_transform",
-    "modules_to_save",
-];
-
 /// Reads the configuration of a saved adapter.
 pub(super) fn from_peft(config: &Map<String, Value>) -> Result<Box<dyn Adapt>> {
-    Ok(Box::new(read(config)?))
-}
-
-fn read(config: &Map<String, Value>) -> Result<BottleneckConfig> {
-    read_options(&Value::Object(acted_on(config, OPTIONS)?))
+    Ok(Box::new(own_options::<BottleneckConfig>(config)?))
 }
 
 impl Adapt for BottleneckConfig {
@@ -194,7 +178,7 @@ impl Adapt for BottleneckConfig {
     }
 
     fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
-        let config = read(&files.config)?;
+        let config: Self = own_options(&files.config)?;
         let places = config.places(host)?;
         let mut file = Taker::new(&files.tensors);
         let layers = places.iter().map(|place| place.saved(&mut file));
@@ -223,37 +207,24 @@ impl BottleneckConfig {
             layers_to_transform: self.layers_to_transform.as_deref(),
             layers_pattern: None,
         };
-        let chosen = targets(host, &selection, &self.modules_to_save)?;
+        let chosen = dense_targets(host, &selection, &self.modules_to_save)?;
         self.check()?;
-        let place = |site: &Site| match site.kind {
-            SiteKind::Linear => Ok(Place {
-                site: site.clone(),
-                config: self.clone(),
-            }),
-            _ => Err(Error::config(
-                "method.target_modules",
-                format!(
-                    "{} is no dense layer; adapters stand at dense layers only",
-                    site.path
-                ),
-            )),
+        let place = |site: &Site| Place {
+            site: site.clone(),
+            config: self.clone(),
         };
-        chosen.into_iter().map(place).collect()
+        Ok(chosen.into_iter().map(place).collect())
     }
 
     fn check(&self) -> Result<()> {
-        let wrong = |name: &str, found: &dyn std::fmt::Display, range: &str| {
-            let problem = format!("{found} given; must be {range}");
-            Err(Error::config(format!("method.{name}"), problem))
-        };
         if !(1..=65536).contains(&self.bottleneck_size) {
-            return wrong("bottleneck_size", &self.bottleneck_size, "1 to 65536");
+            return out_of_range("bottleneck_size", &self.bottleneck_size, "1 to 65536");
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return wrong("dropout", &self.dropout, "0 or more and below 1");
+            return out_of_range("dropout", &self.dropout, "0 or more and below 1");
         }
         if !self.scaling.is_finite() {
-            return wrong("scaling", &self.scaling, "a finite number");
+            return out_of_range("scaling", &self.scaling, "a finite number");
         }
         Ok(())
     }
@@ -344,18 +315,6 @@ impl AtSite for Layers {
         &self.place.site
     }
 
-    fn linear(
-        &self,
-        call: LinearCall<'_>,
-        effect: f64,
-        copies: &Copies,
-        x: Tensor<3>,
-    ) -> Tensor<3> {
-        let pass = call.pass;
-        let y = copies.linear(call, x.clone());
-        self.after(pass, effect, &x, y.clone()).unwrap_or(y)
-    }
-
     fn after(&self, pass: &Pass, effect: f64, x: &Tensor<3>, y: Tensor<3>) -> Option<Tensor<3>> {
         let config = &self.place.config;
         let read = match config.parallel {
@@ -368,12 +327,6 @@ impl AtSite for Layers {
         let inner = config.non_linearity.of(inner);
         let added = linear(inner, self.up.val(), Some(self.up_bias.val()), None);
         Some(y + added * (config.scaling * effect))
-    }
-
-    fn fold(&self, _weight: &Flat, _effect: f64, _sign: f64) -> Result<Flat> {
-        Err(Error::Usage(
-            "a bottleneck adapter is no change of weights and cannot be merged".into(),
-        ))
     }
 }
 

@@ -8,18 +8,18 @@
 //! A scale other than 1 uses `1 + scale · (l − 1)`; PEFT has none.
 
 use super::common::attached::{AtSite, Attached, attached};
-use super::common::beside::{Bias, drop_idle, saved_names, targets, wanted};
+use super::common::beside::{Bias, dense_targets, drop_idle, saved_names, wanted};
 use super::common::copies::Copies;
-use super::common::peft::{Taker, acted_on, describe, key, sorted};
+use super::common::peft::{Taker, describe, key, own_options, sorted};
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
 use modelsmith_core::host::{Host, part_paths};
-use modelsmith_core::method::{Card, Family, Method, defaults_of, read_options};
+use modelsmith_core::method::{Card, Family, Method, defaults_of};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles};
-use modelsmith_core::sites::{Selection, Site, SiteId, SiteKind, TargetModules};
+use modelsmith_core::sites::{Selection, Site, SiteId, TargetModules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -52,13 +52,6 @@ impl Method for Ia3Config {
     };
 }
 
-const OPTIONS: &[&str] = &[
-    "target_modules",
-    "feedforward_modules",
-    "exclude_modules",
-    "modules_to_save",
-];
-
 /// Keys, values and MLP.
 pub(super) fn defaults() -> Value {
     defaults_of::<Ia3Config>()
@@ -72,7 +65,7 @@ pub(super) fn from_peft(config: &Map<String, Value>) -> Result<Box<dyn Adapt>> {
 fn read(config: &Map<String, Value>) -> Result<Ia3Config> {
     let mut config = config.clone();
     config.remove("init_ia3_weights");
-    read_options(&Value::Object(acted_on(&config, OPTIONS)?))
+    own_options(&config)
 }
 
 impl Adapt for Ia3Config {
@@ -145,7 +138,7 @@ impl Ia3Config {
             exclude_modules: self.exclude_modules.as_ref(),
             ..Selection::default()
         };
-        let chosen = targets(host, &selection, &self.modules_to_save)?;
+        let chosen = dense_targets(host, &selection, &self.modules_to_save)?;
         let feedforward = or(&self.feedforward_modules, inner);
         let none = matches!(&feedforward, TargetModules::Suffixes(items) if items.is_empty());
         let selection = Selection {
@@ -159,20 +152,11 @@ impl Ia3Config {
                 sites.map(|site| site.id).collect()
             }
         };
-        let place = |site: &Site| match site.kind {
-            SiteKind::Linear => Ok(Place {
-                feedforward: scaled_before.contains(&site.id),
-                site: site.clone(),
-            }),
-            _ => Err(Error::config(
-                "method.target_modules",
-                format!(
-                    "{} is no dense layer; IA3 scales dense layers only",
-                    site.path
-                ),
-            )),
+        let place = |site: &Site| Place {
+            feedforward: scaled_before.contains(&site.id),
+            site: site.clone(),
         };
-        chosen.into_iter().map(place).collect()
+        Ok(chosen.into_iter().map(place).collect())
     }
 }
 

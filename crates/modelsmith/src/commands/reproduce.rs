@@ -30,7 +30,7 @@ pub(crate) struct Reproduce {
     /// Seeds 1 to N; by default as the claim's tier says
     #[arg(long, value_name = "N")]
     seeds: Option<u64>,
-    /// How much to spend: smoke (under two minutes a claim) or full (under ten)
+    /// How much to spend: smoke (under two minutes a claim) or full (some minutes to a quarter of an hour)
     #[arg(long, value_enum, default_value = "smoke")]
     tier: TierName,
     /// Folder for the runs and claim.json

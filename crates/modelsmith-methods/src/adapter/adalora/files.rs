@@ -9,7 +9,7 @@
 
 use super::triplets::{Structure, Triplets, Values};
 use super::{AdaLora, AdaLoraConfig, Score};
-use crate::adapter::common::beside::{Bias, saved_names};
+use crate::adapter::common::beside::{Bias, saved_names, written_targets};
 use crate::adapter::common::pair::{Pair, Plan, Values as PairValues};
 use crate::adapter::common::peft::{Taker, acted_on, describe, key, number, sorted};
 use crate::adapter::lora::{LoraConfig, files_of_pairs};
@@ -219,15 +219,9 @@ pub(super) fn write(adapter: &AdaLora, host: &dyn Host) -> AdapterFiles {
 fn write_config(adapter: &AdaLora, host: &dyn Host, patterns: Value) -> Map<String, Value> {
     let config = &adapter.config;
     let saved = saved_names(host, &config.modules_to_save);
-    let target_modules = match &config.target_modules {
-        Some(TargetModules::Pattern(pattern)) if pattern == "all-linear" => adapter
-            .attached
-            .states()
-            .map(|site| json!(site.plan().site.path))
-            .collect(),
-        Some(targets) => json!(targets),
-        None => json!(host.info().default_targets),
-    };
+    let paths = adapter.attached.states();
+    let paths = paths.map(|site| site.plan().site.path.as_str());
+    let target_modules = written_targets(config.target_modules.as_ref(), host, paths);
     // PEFT reads no file without a length of training, and none whose phases do not fit into it.
     let (tinit, tfinal) = match adapter.total_steps {
         Some(total) => config.phases(total),

@@ -22,21 +22,22 @@ mod tests;
 mod triplets;
 
 use super::common::attached::{Attached, attached};
-use super::common::beside::{Bias, drop_idle, targets, wanted};
+use super::common::beside::{Bias, dense_targets, drop_idle, wanted};
 use super::common::copies::{Copies, Wanted};
 use super::common::pair::Plan;
 use super::common::peft::Taker;
+use super::common::range::out_of_range;
 use super::common::weights::weight_of;
 use allocator::{Allocator, Schedule};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use modelsmith_core::error::{Error, Result};
+use modelsmith_core::error::Result;
 use modelsmith_core::hooks::Hooks;
 use modelsmith_core::host::Host;
 use modelsmith_core::method::{Card, Family, Method};
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles, Progress, SiteMap};
-use modelsmith_core::sites::{Selection, Site, SiteKind, TargetModules};
+use modelsmith_core::sites::{Selection, Site, TargetModules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -215,20 +216,13 @@ impl AdaLoraConfig {
             layers_to_transform: self.layers_to_transform.as_deref(),
             layers_pattern: self.layers_pattern.as_deref(),
         };
-        let chosen = targets(host, &selection, &self.modules_to_save)?;
+        let chosen = dense_targets(host, &selection, &self.modules_to_save)?;
         self.check_numbers()?;
         let alpha = match self.alpha > 0.0 {
             true => self.alpha,
             false => self.init_r as f64,
         };
         let plan = |site: &Site| {
-            if site.kind != SiteKind::Linear {
-                let problem = "is no dense layer; AdaLoRA adapts dense layers only";
-                return Err(Error::config(
-                    "method.target_modules",
-                    format!("{} {problem}", site.path),
-                ));
-            }
             Ok(Plan {
                 site: site.clone(),
                 rank: self.init_r,
@@ -241,33 +235,29 @@ impl AdaLoraConfig {
     }
 
     fn check_numbers(&self) -> Result<()> {
-        let wrong = |name: &str, found: &dyn std::fmt::Display, range: &str| {
-            let problem = format!("{found} given; must be {range}");
-            Err(Error::config(format!("method.{name}"), problem))
-        };
         if !(1..=65536).contains(&self.init_r) {
-            return wrong("init_r", &self.init_r, "1 to 65536");
+            return out_of_range("init_r", &self.init_r, "1 to 65536");
         }
         if !(1..=self.init_r).contains(&self.target_r) {
             let range = format!("1 to init_r, which is {}", self.init_r);
-            return wrong("target_r", &self.target_r, &range);
+            return out_of_range("target_r", &self.target_r, &range);
         }
         if self.delta_t == 0 {
-            return wrong("delta_t", &self.delta_t, "1 or more");
+            return out_of_range("delta_t", &self.delta_t, "1 or more");
         }
         for (name, beta) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(beta > 0.0 && beta < 1.0) {
-                return wrong(name, &beta, "above 0 and below 1");
+                return out_of_range(name, &beta, "above 0 and below 1");
             }
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return wrong("dropout", &self.dropout, "0 or more and below 1");
+            return out_of_range("dropout", &self.dropout, "0 or more and below 1");
         }
         if !(self.orth_reg_weight >= 0.0 && self.orth_reg_weight.is_finite()) {
-            return wrong("orth_reg_weight", &self.orth_reg_weight, "0 or more");
+            return out_of_range("orth_reg_weight", &self.orth_reg_weight, "0 or more");
         }
         if !(self.alpha >= 0.0 && self.alpha.is_finite()) {
-            return wrong("alpha", &self.alpha, "0 or more");
+            return out_of_range("alpha", &self.alpha, "0 or more");
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use super::copies::Copies;
 use super::weights::{separated, weight_of};
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
-use modelsmith_core::error::Result;
+use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::layers::Linear;
@@ -18,9 +18,18 @@ pub(crate) trait AtSite: Module + Sync {
     fn site(&self) -> &Site;
 
     /// Around the layer, `[batch, time, in]` to `[batch, time, out]`; the rest of the onion is
-    /// `copies.linear`, `effect` is not 0.
-    fn linear(&self, call: LinearCall<'_>, effect: f64, copies: &Copies, x: Tensor<3>)
-    -> Tensor<3>;
+    /// `copies.linear`, `effect` is not 0. Where [`AtSite::after`] says all, this need not.
+    fn linear(
+        &self,
+        call: LinearCall<'_>,
+        effect: f64,
+        copies: &Copies,
+        x: Tensor<3>,
+    ) -> Tensor<3> {
+        let pass = call.pass;
+        let y = copies.linear(call, x.clone());
+        self.after(pass, effect, &x, y.clone()).unwrap_or(y)
+    }
 
     /// What the layer gives for `x` `[batch, time, in]` with this, where it gives `y` without;
     /// `None` where this changes what the layer reads.
@@ -32,8 +41,14 @@ pub(crate) trait AtSite: Module + Sync {
     /// The layer's weight as stored with this folded in (`sign` 1) or taken out again (−1).
     ///
     /// # Errors
-    /// A state that is no change of weights.
-    fn fold(&self, weight: &Flat, effect: f64, sign: f64) -> Result<Flat>;
+    /// A state that is no change of weights, as by default.
+    fn fold(&self, weight: &Flat, effect: f64, sign: f64) -> Result<Flat> {
+        let _ = (weight, effect, sign);
+        let path = &self.site().path;
+        Err(Error::Usage(format!(
+            "the adapter at {path} cannot be merged"
+        )))
+    }
 
     /// The layer's bias `[out]`, likewise; `None` where it stays.
     ///

@@ -8,9 +8,10 @@ use super::peft::key;
 use super::weights::{Bound, Part, bound_weights, under_modules};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::Host;
-use modelsmith_core::sites::{Selection, Site, SiteId, TargetModules};
+use modelsmith_core::sites::{Selection, Site, SiteId, SiteKind, TargetModules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Which biases of the host are trained along with the adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -48,6 +49,44 @@ pub(crate) fn targets<'h>(
         ));
     }
     Ok(chosen)
+}
+
+/// [`targets`] of a method that adapts dense layers only.
+///
+/// # Errors
+/// As [`targets`], and another kind of site among them.
+pub(crate) fn dense_targets<'h>(
+    host: &'h dyn Host,
+    selection: &Selection<'_>,
+    modules_to_save: &[String],
+) -> Result<Vec<&'h Site>> {
+    let chosen = targets(host, selection, modules_to_save)?;
+    match chosen.iter().find(|site| site.kind != SiteKind::Linear) {
+        None => Ok(chosen),
+        Some(site) => Err(Error::config(
+            "method.target_modules",
+            format!(
+                "{} is no dense layer, and this method adapts no others",
+                site.path
+            ),
+        )),
+    }
+}
+
+/// Targets for `adapter_config.json`: `all-linear` as the `paths` it stands for and the host's usual choice as
+/// its names, since both depend on the reader's tables.
+pub(crate) fn written_targets<'p>(
+    targets: Option<&TargetModules>,
+    host: &dyn Host,
+    paths: impl Iterator<Item = &'p str>,
+) -> Value {
+    match targets {
+        Some(TargetModules::Pattern(pattern)) if pattern == "all-linear" => {
+            paths.map(Value::from).collect()
+        }
+        Some(targets) => json!(targets),
+        None => json!(host.info().default_targets),
+    }
 }
 
 /// Copies to train: saved modules and the chosen biases, each once.

@@ -5,6 +5,7 @@
 use super::beside::{drop_idle, targets, wanted};
 use super::copies::Wanted;
 use super::pair::Plan;
+use super::range::out_of_range;
 use super::weights::weight_of;
 use crate::adapter::lora::{Init, LoraConfig};
 use modelsmith_core::error::{Error, Result};
@@ -21,19 +22,13 @@ impl LoraConfig {
     }
 
     fn check_numbers(&self) -> Result<()> {
-        let wrong = |name: &str, found: &dyn std::fmt::Display, range: &str| {
-            Err(Error::config(
-                format!("method.{name}"),
-                format!("{found} given; must be {range}"),
-            ))
-        };
         let ranks = self
             .rank_pattern
             .iter()
             .map(|(name, rank)| (name.as_str(), *rank));
         for (name, rank) in ranks.chain([("rank", self.rank)]) {
             if !(1..=65536).contains(&rank) {
-                return wrong(name, &rank, "1 to 65536");
+                return out_of_range(name, &rank, "1 to 65536");
             }
         }
         let alphas = self
@@ -42,17 +37,17 @@ impl LoraConfig {
             .map(|(name, alpha)| (name.as_str(), *alpha));
         for (name, alpha) in alphas.chain([("alpha", self.alpha)]) {
             if !alpha.is_finite() {
-                return wrong(name, &alpha, "a finite number");
+                return out_of_range(name, &alpha, "a finite number");
             }
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return wrong("dropout", &self.dropout, "0 or more and below 1");
+            return out_of_range("dropout", &self.dropout, "0 or more and below 1");
         }
         if matches!(self.init, Init::Pissa | Init::Olora) && self.alpha == 0.0 {
-            return wrong("alpha", &self.alpha, "other than 0 with this init");
+            return out_of_range("alpha", &self.alpha, "other than 0 with this init");
         }
         if self.dora && self.lora_bias {
-            return wrong("lora_bias", &true, "false together with dora");
+            return out_of_range("lora_bias", &true, "false together with dora");
         }
         Ok(())
     }

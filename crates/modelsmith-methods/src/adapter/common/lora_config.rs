@@ -1,6 +1,6 @@
 //! How do LoRA's options become PEFT's `adapter_config.json`, and how are they read back?
 
-use super::beside::{Bias, saved_names};
+use super::beside::{Bias, saved_names, written_targets};
 use super::pair::Pair;
 use super::peft::{acted_on, describe, number, sorted};
 use crate::adapter::lora::{Init, LoraConfig};
@@ -242,7 +242,14 @@ pub(crate) fn write_config(
             "rank_pattern",
             ranks.map(|(k, v)| (k.clone(), json!(v * growth))).collect(),
         ),
-        ("target_modules", write_targets(config, host, pairs)),
+        (
+            "target_modules",
+            written_targets(
+                config.target_modules.as_ref(),
+                host,
+                pairs.iter().map(|pair| pair.plan().site.path.as_str()),
+            ),
+        ),
         ("use_dora", json!(config.dora)),
         ("use_qalora", json!(false)),
         ("use_rslora", json!(config.rslora)),
@@ -261,19 +268,6 @@ fn write_init(init: Init) -> Value {
         Init::Kaiming | Init::Pissa | Init::Olora => json!(true),
         Init::Random => json!(false),
         Init::Gaussian => json!("gaussian"),
-    }
-}
-
-/// `all-linear` as the paths it stands for and the host's default as its names, since both
-/// depend on the reader's tables.
-fn write_targets(config: &LoraConfig, host: &dyn Host, pairs: &[&Pair]) -> Value {
-    match &config.target_modules {
-        Some(TargetModules::Pattern(pattern)) if pattern == "all-linear" => pairs
-            .iter()
-            .map(|pair| json!(pair.plan().site.path))
-            .collect(),
-        Some(targets) => json!(targets),
-        None => json!(host.info().default_targets),
     }
 }
 

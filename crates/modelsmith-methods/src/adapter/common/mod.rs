@@ -13,5 +13,6 @@ pub(crate) mod lora_tensors;
 pub(crate) mod low_rank;
 pub(crate) mod pair;
 pub(crate) mod peft;
+pub(crate) mod range;
 pub(crate) mod trained;
 pub(crate) mod weights;

@@ -7,7 +7,10 @@
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result, suggest};
 use modelsmith_core::host::{Host, HostInfo};
+use modelsmith_core::method::{defaults_of, read_options};
 use modelsmith_core::parameters::{Flat, to_vec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -90,6 +93,20 @@ pub(crate) fn acted_on(config: &Map<String, Value>, known: &[&str]) -> Result<Ma
         }
     }
     Ok(found)
+}
+
+/// The options of a method whose files hold them under their own names.
+///
+/// # Errors
+/// As [`acted_on`], and values of the wrong type.
+pub(crate) fn own_options<C>(config: &Map<String, Value>) -> Result<C>
+where
+    C: Default + Serialize + DeserializeOwned,
+{
+    let known = defaults_of::<C>();
+    let names = known.as_object().into_iter().flat_map(Map::keys);
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    read_options(&Value::Object(acted_on(config, &names)?))
 }
 
 fn is_off(value: &Value) -> bool {

@@ -3,14 +3,13 @@
 use super::contrast::{self, Origin};
 use super::{MoeLoraConfig, Routing, Space};
 use crate::adapter::common::attached::AtSite;
-use crate::adapter::common::copies::Copies;
 use crate::adapter::common::low_rank::LowRank;
 use crate::adapter::common::pair::Plan;
 use crate::adapter::common::peft::{Taker, key};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor, TensorData, activation};
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
+use modelsmith_core::hooks::Pass;
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{Flat, frozen, to_vec, trained};
 use modelsmith_core::random::Stream;
@@ -375,18 +374,6 @@ impl Experts {
 impl AtSite for Experts {
     fn site(&self) -> &Site {
         &self.plan.site
-    }
-
-    fn linear(
-        &self,
-        call: LinearCall<'_>,
-        effect: f64,
-        copies: &Copies,
-        x: Tensor<3>,
-    ) -> Tensor<3> {
-        let pass = call.pass;
-        let y = copies.linear(call, x.clone());
-        self.after(pass, effect, &x, y.clone()).unwrap_or(y)
     }
 
     fn after(&self, pass: &Pass, effect: f64, x: &Tensor<3>, y: Tensor<3>) -> Option<Tensor<3>> {

@@ -17,10 +17,11 @@ mod experts;
 mod tests;
 
 use super::common::attached::{Attached, attached};
-use super::common::beside::{Bias, drop_idle, targets, wanted};
+use super::common::beside::{Bias, dense_targets, drop_idle, wanted};
 use super::common::copies::{Copies, Wanted};
 use super::common::pair::{Pair, Plan, Values};
-use super::common::peft::{Taker, acted_on, describe, sorted};
+use super::common::peft::{Taker, describe, own_options, sorted};
+use super::common::range::out_of_range;
 use super::common::weights::weight_of;
 use super::lora::{LoraConfig, files_of_pairs};
 use burn::module::Module;
@@ -29,10 +30,10 @@ use experts::Experts;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::Hooks;
 use modelsmith_core::host::Host;
-use modelsmith_core::method::{Card, Family, Method, read_options};
+use modelsmith_core::method::{Card, Family, Method};
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles, Progress, SiteMap};
-use modelsmith_core::sites::{Selection, Site, SiteId, SiteKind, TargetModules};
+use modelsmith_core::sites::{Selection, Site, SiteId, TargetModules};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -190,16 +191,7 @@ const TYPE: &str = "MOELORA";
 
 /// Reads the configuration of saved experts.
 pub(super) fn from_peft(config: &Map<String, Value>) -> Result<Box<dyn Adapt>> {
-    Ok(Box::new(read(config)?))
-}
-
-fn read(config: &Map<String, Value>) -> Result<MoeLoraConfig> {
-    let known = defaults();
-    let names: Vec<&str> = known
-        .as_object()
-        .map(|options| options.keys().map(String::as_str).collect())
-        .unwrap_or_default();
-    read_options(&Value::Object(acted_on(config, &names)?))
+    Ok(Box::new(own_options::<MoeLoraConfig>(config)?))
 }
 
 impl Adapt for MoeLoraConfig {
@@ -213,7 +205,7 @@ impl Adapt for MoeLoraConfig {
     }
 
     fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
-        let mut config = read(&files.config)?;
+        let mut config: Self = own_options(&files.config)?;
         drop_idle(&mut config.target_modules, host);
         let plans = config.check(host)?;
         let mut file = Taker::new(&files.tensors);
@@ -248,58 +240,47 @@ impl MoeLoraConfig {
             layers_to_transform: self.layers_to_transform.as_deref(),
             layers_pattern: self.layers_pattern.as_deref(),
         };
-        let chosen = targets(host, &selection, &self.modules_to_save)?;
+        let chosen = dense_targets(host, &selection, &self.modules_to_save)?;
         self.check_numbers()?;
-        let plan = |site: &Site| match site.kind {
-            SiteKind::Linear => Ok(Plan {
+        let plan = |site: &Site| {
+            Ok(Plan {
                 site: site.clone(),
                 rank: self.num_experts * self.rank,
                 scale: self.alpha / self.rank as f64,
                 dropout: self.dropout,
                 shape: weight_of(host, site)?.shape,
-            }),
-            _ => Err(Error::config(
-                "method.target_modules",
-                format!(
-                    "{} is no dense layer; experts stand at dense layers only",
-                    site.path
-                ),
-            )),
+            })
         };
         chosen.into_iter().map(plan).collect()
     }
 
     fn check_numbers(&self) -> Result<()> {
-        let wrong = |name: &str, found: &dyn std::fmt::Display, range: &str| {
-            let problem = format!("{found} given; must be {range}");
-            Err(Error::config(format!("method.{name}"), problem))
-        };
         if !(1..=1024).contains(&self.num_experts) {
-            return wrong("num_experts", &self.num_experts, "1 to 1024");
+            return out_of_range("num_experts", &self.num_experts, "1 to 1024");
         }
         if !(1..=self.num_experts).contains(&self.top_k) {
             let range = format!("1 to num_experts, which is {}", self.num_experts);
-            return wrong("top_k", &self.top_k, &range);
+            return out_of_range("top_k", &self.top_k, &range);
         }
         if !(1..=65536).contains(&self.rank) {
-            return wrong("rank", &self.rank, "1 to 65536");
+            return out_of_range("rank", &self.rank, "1 to 65536");
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return wrong("dropout", &self.dropout, "0 or more and below 1");
+            return out_of_range("dropout", &self.dropout, "0 or more and below 1");
         }
         for (name, weight) in [
             ("balance_weight", self.balance_weight),
             ("contrast_weight", self.contrast_weight),
         ] {
             if !(weight >= 0.0 && weight.is_finite()) {
-                return wrong(name, &weight, "0 or more");
+                return out_of_range(name, &weight, "0 or more");
             }
         }
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            return wrong("temperature", &self.temperature, "above 0");
+            return out_of_range("temperature", &self.temperature, "above 0");
         }
         if !self.alpha.is_finite() {
-            return wrong("alpha", &self.alpha, "a finite number");
+            return out_of_range("alpha", &self.alpha, "a finite number");
         }
         Ok(())
     }

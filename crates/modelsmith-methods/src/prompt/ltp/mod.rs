@@ -18,7 +18,7 @@ mod ticket;
 use super::common::peft::{PROMPT, heads};
 use super::common::start::{Start, Words, check_count, first_vectors, token_embedding};
 use crate::adapter::common::copies::{Copies, Wanted};
-use crate::adapter::common::peft::{Taker, acted_on, describe, key, sorted};
+use crate::adapter::common::peft::{Taker, describe, key, own_options, sorted};
 use crate::adapter::common::weights::{Bound, bound_weights};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
@@ -26,7 +26,7 @@ use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::layers::Linear;
-use modelsmith_core::method::{Card, Family, Method, defaults_of, read_options};
+use modelsmith_core::method::{Card, Family, Method, defaults_of};
 use modelsmith_core::parameters::{Flat, trained};
 use modelsmith_core::random::Stream;
 use modelsmith_core::roles::{Adapt, Adapter, AdapterFiles, Encode, SiteMap};
@@ -161,14 +161,7 @@ pub(super) const TYPE: &str = "LTP";
 
 /// Reads the configuration of a saved adapter.
 pub(super) fn from_peft(config: &Map<String, Value>) -> Result<Box<dyn Adapt>> {
-    Ok(Box::new(read(config)?))
-}
-
-fn read(config: &Map<String, Value>) -> Result<LtpConfig> {
-    let known = defaults();
-    let names = known.as_object().into_iter().flat_map(Map::keys);
-    let names: Vec<&str> = names.map(String::as_str).collect();
-    read_options(&Value::Object(acted_on(config, &names)?))
+    Ok(Box::new(own_options::<LtpConfig>(config)?))
 }
 
 impl Adapt for LtpConfig {
@@ -195,7 +188,7 @@ impl Adapt for LtpConfig {
     }
 
     fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
-        let config = read(&files.config)?;
+        let config: Self = own_options(&files.config)?;
         let mut file = Taker::new(&files.tensors);
         let uses = by_tensor(bound_weights(host));
         let sparse = Sparse::of_file(host, uses, &mut file)?;
