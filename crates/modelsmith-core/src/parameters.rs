@@ -6,6 +6,7 @@
 use crate::error::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// A float tensor of any rank: its shape beside its values in row-major order.
@@ -164,8 +165,30 @@ pub fn frozen<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
     Param::from_tensor(value.without_autodiff()).set_require_grad(false)
 }
 
-/// A trainable parameter: a leaf of the autodiff graph.
+thread_local! {
+    static FOR_USE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `load`, in which [`trained`] gives constants: for parameters that nothing will train.
+///
+/// A leaf that never sees a backward pass is never taken out of autodiff's tables, about 1 kB each,
+/// not even when it is dropped.
+pub fn for_use<T>(load: impl FnOnce() -> T) -> T {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            FOR_USE.set(self.0);
+        }
+    }
+    let _before = Before(FOR_USE.replace(true));
+    load()
+}
+
+/// A trainable parameter: a leaf of the autodiff graph; a constant [`for_use`].
 pub fn trained<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
+    if FOR_USE.get() {
+        return frozen(value);
+    }
     Param::from_tensor(value.without_autodiff().autodiff().require_grad())
 }
 
@@ -345,6 +368,17 @@ mod tests {
         }
         assert_eq!(listed(&module), expected);
         assert!(module.matrix.val().is_require_grad());
+    }
+
+    #[test]
+    fn what_is_made_for_use_is_constant_and_only_that() {
+        let requires = |module: &Two| module.matrix.val().is_require_grad();
+        let mut made = for_use(two);
+        assert!(!requires(&made) && requires(&two()));
+        made.set_trainable(&|_| true);
+        assert!(requires(&made));
+        let panicked = std::panic::catch_unwind(|| for_use(|| panic!("on purpose")));
+        assert!(panicked.is_err() && requires(&two()));
     }
 
     #[test]

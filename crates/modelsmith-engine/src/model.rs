@@ -9,6 +9,7 @@ use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Reader, read_json};
 use modelsmith_core::hooks::{Hooks, virtual_tokens};
 use modelsmith_core::host::Host;
+use modelsmith_core::parameters::for_use;
 use modelsmith_core::roles::Adapter;
 use modelsmith_core::sites::{Selection, TargetModules};
 use modelsmith_data::Tokenizer;
@@ -61,14 +62,12 @@ impl AdapterRef {
         adapter_in(&self.path)
     }
 
-    /// The adapter at its weight, for use and not for training: nothing goes backward through it, and a
-    /// graph would be kept for that.
+    /// The adapter at its weight, for use and not for training: nothing goes backward through it.
     pub(crate) fn load(&self, host: &dyn Host, any_base: bool) -> Result<Box<dyn Adapter>> {
-        let mut adapter = adapter_folder::read(&self.folder(), host, any_base)?;
+        let mut adapter = for_use(|| adapter_folder::read(&self.folder(), host, any_base))?;
         if self.weight != 1.0 {
             adapter.set_scale(self.weight)?;
         }
-        adapter.set_trainable(&|_| false);
         Ok(adapter)
     }
 }

@@ -93,8 +93,9 @@ pub(crate) struct Pair {
     lora_bias: Option<Param<Tensor<1>>>,
     /// `[out]`; DoRA only.
     magnitude: Option<Param<Tensor<1>>>,
+    // Boxed: most pairs have none, and it is as large as the rest.
     #[module(skip)]
-    start: Option<LowRank>,
+    start: Option<Box<LowRank>>,
     #[module(skip)]
     plan: Plan,
 }
@@ -129,7 +130,7 @@ impl Pair {
             lora_b: trained(flat(&values.b)),
             lora_bias: vector(values.bias)?,
             magnitude: vector(values.magnitude)?,
-            start: values.start,
+            start: values.start.map(Box::new),
             plan,
         })
     }
@@ -155,7 +156,7 @@ impl Pair {
             b: shaped(&self.lora_b, self.plan.b_shape()),
             bias: vector(&self.lora_bias),
             magnitude: vector(&self.magnitude),
-            start: self.start.clone(),
+            start: self.start.as_deref().cloned(),
         }
     }
 
@@ -317,7 +318,7 @@ impl Pair {
     }
 
     fn start_at(&self, effect: f64) -> Option<LowRank> {
-        let start = self.start.clone()?;
+        let start = self.start.as_deref().cloned()?;
         Some(LowRank {
             scale: self.plan.scale * effect,
             ..start
