@@ -93,7 +93,7 @@ pub(crate) struct Pair {
     lora_bias: Option<Param<Tensor<1>>>,
     /// `[out]`; DoRA only.
     magnitude: Option<Param<Tensor<1>>>,
-    // Boxed: most pairs have none, and it is as large as the rest.
+    // Boxed: most pairs have none, and it is larger than the rest.
     #[module(skip)]
     start: Option<Box<LowRank>>,
     #[module(skip)]
