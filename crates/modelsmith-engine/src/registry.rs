@@ -4,7 +4,8 @@ use modelsmith_core::error::{Error, Result, suggest};
 pub use modelsmith_core::method::Family;
 use modelsmith_core::method::{Card, Entry, find};
 use modelsmith_core::roles::{Adapt, Optimize};
-use modelsmith_methods::{attachable, optimize};
+use modelsmith_methods::edit::Edit;
+use modelsmith_methods::{attachable, edit, optimize};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Listed> {
         })
     }
     rows(attachable())
+        .chain(rows(edit::TABLE.iter()))
         .chain(rows(optimize::TABLE.iter()))
         .collect()
 }
@@ -73,6 +75,14 @@ pub fn adapter_method(named: &crate::recipe::Named) -> Result<Box<dyn Adapt>> {
 /// As [`adapter_method`].
 pub fn optimizer_method(named: &crate::recipe::Named) -> Result<Box<dyn Optimize>> {
     find(optimize::TABLE, &named.name)?.configure(&named.options)
+}
+
+/// The editor of a name, with its options.
+///
+/// # Errors
+/// As [`adapter_method`].
+pub fn edit_method(named: &crate::recipe::Named) -> Result<Box<dyn Edit>> {
+    find(edit::TABLE, &named.name)?.configure(&named.options)
 }
 
 #[cfg(test)]

@@ -5,15 +5,14 @@
 //!             data.json  sites.json  samples.json  summary.json  record.json  report.html
 //! ```
 
+use crate::lock;
 use crate::recipe::Recipe;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{atomic_bytes, atomic_json, clean_stale, safe_name};
 use serde_json::json;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A run folder held by this process; the lock goes with the value.
 #[derive(Debug)]
@@ -86,34 +85,7 @@ impl RunFolder {
     }
 
     fn lock(path: PathBuf) -> Result<Self> {
-        std::fs::create_dir_all(&path).map_err(|error| Error::io(&path, error))?;
-        let file = path.join("lock");
-        let io = |error| Error::io(&file, error);
-        let mut lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&file)
-            .map_err(io)?;
-        match try_for_a_while(&lock) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut owner = String::new();
-                // The name of the owner is a courtesy; without it the refusal still stands.
-                let _ = lock.read_to_string(&mut owner);
-                return Err(Error::Locked {
-                    path,
-                    problem: format!(
-                        "another process ({}) writes this run; wait for it or stop it",
-                        owner.trim()
-                    ),
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(io(error)),
-        }
-        lock.set_len(0).map_err(io)?;
-        write!(lock, "pid {}", std::process::id()).map_err(io)?;
+        let lock = lock::hold(&path, "run")?;
         Ok(Self { path, _lock: lock })
     }
 
@@ -131,17 +103,6 @@ impl RunFolder {
     pub fn adapter(&self) -> PathBuf {
         self.path.join("adapter")
     }
-}
-
-/// Takes the lock; a short hold by someone who only looks at the state of the run is waited for.
-fn try_for_a_while(lock: &File) -> Result<(), TryLockError> {
-    for _ in 0..5 {
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(20)),
-            other => return other,
-        }
-    }
-    lock.try_lock()
 }
 
 /// `METHOD-1`, `METHOD-2`, ...: the first that is free.

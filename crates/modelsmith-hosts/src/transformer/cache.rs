@@ -16,6 +16,7 @@ pub struct KvCache {
     batch: usize,
     /// Which columns hold real tokens, row by row; absent while all do.
     real: Option<Vec<Vec<bool>>>,
+    fixed: bool,
 }
 
 /// One layer's keys and values.
@@ -25,12 +26,20 @@ pub(crate) struct LayerCache {
     own: Option<(Tensor<4>, Tensor<4>)>,
     /// Those of the encoder's text, which does not grow, `[batch, kv_heads, time, head_dim]`.
     pub(crate) encoded: Option<(Tensor<4>, Tensor<4>)>,
+    fixed: bool,
 }
 
 impl KvCache {
     /// An empty cache; the first pass shapes it.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Keeps what is held as it is: from now on passes read it and add nothing, so that a text can be
+    /// continued many times, and gradients flow through what a pass computes itself.
+    pub fn fix(&mut self) {
+        self.fixed = true;
+        self.layers.iter_mut().for_each(|layer| layer.fixed = true);
     }
 
     /// Columns held, padding included.
@@ -98,7 +107,12 @@ impl KvCache {
         if self.length == 0 {
             self.batch = batch;
             self.real = None;
-            self.layers = vec![LayerCache::default(); layers];
+            let fixed = self.fixed;
+            let layer = LayerCache {
+                fixed,
+                ..LayerCache::default()
+            };
+            self.layers = vec![layer; layers];
             self.encoded_bias = None;
         }
         if self.batch != batch || self.layers.len() != layers {
@@ -114,6 +128,9 @@ impl KvCache {
 
     /// Counts the columns that a pass has written.
     pub(crate) fn advance(&mut self, time: usize, mask: Option<&[Vec<bool>]>) {
+        if self.fixed {
+            return;
+        }
         if self.real.is_none() && mask.is_some() {
             self.real = Some(vec![vec![true; self.length]; self.batch]);
         }
@@ -129,13 +146,20 @@ impl KvCache {
 
 impl LayerCache {
     /// Writes `k` and `v` `[batch, kv_heads, time, head_dim]` at `offset` and returns all columns
-    /// up to their end. Writing the same place twice leaves the last values.
+    /// up to their end. Writing the same place twice leaves the last values. A fixed cache gives the
+    /// same and keeps its own.
     pub(crate) fn append(
         &mut self,
         offset: usize,
         k: Tensor<4>,
         v: Tensor<4>,
     ) -> (Tensor<4>, Tensor<4>) {
+        if self.fixed {
+            return match &self.own {
+                Some((keys, values)) => (behind(keys, offset, k), behind(values, offset, v)),
+                None => (k, v),
+            };
+        }
         // A cache serves inference: what it holds never belongs to a graph.
         let (k, v) = (k.without_autodiff(), v.without_autodiff());
         let end = offset + k.dims()[2];
@@ -160,6 +184,12 @@ impl LayerCache {
                 .map(|(keys, values)| (pick(keys, rows), pick(values, rows)));
         }
     }
+}
+
+/// The first `length` columns of a buffer, and `x` behind them.
+fn behind(buffer: &Tensor<4>, length: usize, x: Tensor<4>) -> Tensor<4> {
+    let held = buffer.clone().narrow(2, 0, length);
+    Tensor::cat(vec![held, x], 2)
 }
 
 /// The rows given, in that order.

@@ -1,7 +1,7 @@
 //! What a transformer tells about itself, and its weights by name.
 
 use super::Transformer;
-use super::config::Head;
+use super::config::{Head, Place};
 use super::plan::BlockPlan;
 use burn::tensor::{DType, Device};
 use modelsmith_core::error::{Error, Result, suggest};
@@ -61,6 +61,12 @@ impl Transformer {
     /// Whether attention looks back only, as generation needs.
     pub fn is_causal(&self) -> bool {
         self.config.attention.causal
+    }
+
+    /// Whether a block adds its attention and its MLP to the stream as they are, so that a change of
+    /// what its last MLP layer gives is the same change of what the block gives.
+    pub fn adds_to_stream(&self) -> bool {
+        self.config.place == Place::Pre
     }
 
     /// Id of the padding token, where the configuration names one.

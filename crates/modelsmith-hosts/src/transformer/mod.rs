@@ -74,8 +74,8 @@ pub struct OutputMatrix {
 
 impl Transformer {
     /// The last hidden state after the final norm, `[batch, time, width]`. With a cache, `input`
-    /// holds the new tokens only and the cache grows by them; a cache serves inference, gradients
-    /// do not flow through what it holds.
+    /// holds the new tokens only and the cache grows by them, unless it is fixed; gradients do not flow
+    /// through what a cache holds.
     ///
     /// # Errors
     /// Ids outside the vocabulary, sequences longer than the model's positions, inputs whose

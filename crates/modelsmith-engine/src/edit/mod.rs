@@ -1,0 +1,28 @@
+//! Editing facts: from statements to a change of weights.
+//!
+//! For a batch of facts the engine searches the activation that makes each target the answer
+//! ([`search`]), then goes through the layers of the editor: it reads keys and outputs at the lookup
+//! tokens ([`rows`]), asks the method for the change, and writes it ([`batch`]).
+
+mod batch;
+mod change;
+mod contexts;
+mod editor;
+mod facts;
+mod fine_tune;
+mod folder;
+mod guard;
+mod mlps;
+mod moments;
+mod perplexity;
+mod rows;
+mod search;
+mod session;
+mod span;
+
+pub use editor::{Editor, Figures, Step};
+pub use facts::Statement;
+pub use folder::{EditFolder, Entry, Header};
+pub use guard::{Action, Guard};
+pub use perplexity::perplexity;
+pub use session::{EditOptions, Made, Report, edited, read_texts, run};

@@ -1,0 +1,141 @@
+//! Fine-tuning of one MLP matrix on the facts alone, the baseline of editing (Zhu et al., arXiv 2012.00363):
+//! Adam until the facts are known, unconstrained (FT) or with every entry kept near where it began (FT-L).
+
+use super::{Edit, Layers, Way};
+use modelsmith_core::error::{Error, Result};
+use modelsmith_core::method::{Card, Family, Method};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What the engine needs of a fine-tuning editor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct FineTune {
+    /// The block whose MLP is edited, as a list of one; empty for one about a third of the way up.
+    pub layers: Layers,
+    /// Steps of Adam at most.
+    pub steps: usize,
+    /// Learning rate of Adam.
+    pub learning_rate: f64,
+    /// Stops at a loss below this.
+    pub loss_stop: f64,
+    /// How far an entry may move from where this batch found it; 0 for any distance.
+    pub clamp: f64,
+}
+
+impl Default for FineTune {
+    fn default() -> Self {
+        Self {
+            layers: Layers::default(),
+            steps: 25,
+            learning_rate: 5e-4,
+            loss_stop: 0.01,
+            clamp: 0.0,
+        }
+    }
+}
+
+impl FineTune {
+    fn check(&self) -> Result<()> {
+        let wrong = |key: &str, found: f64, expected: &str| {
+            let problem = format!("is {found}; must be {expected}");
+            Err(Error::config(format!("method.{key}"), problem))
+        };
+        if self.layers.0.len() > 1 {
+            let problem = format!("is {:?}; name one block", self.layers.0);
+            return Err(Error::config("method.layers", problem));
+        }
+        if self.steps == 0 {
+            return wrong("steps", 0.0, "at least 1");
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return wrong("learning_rate", self.learning_rate, "a number above 0");
+        }
+        for (key, value) in [("loss_stop", self.loss_stop), ("clamp", self.clamp)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return wrong(key, value, "0 or a number above it");
+            }
+        }
+        Ok(())
+    }
+}
+
+macro_rules! fine_tuning {
+    ($(#[$doc:meta])* $name:ident, $clamp:expr, $card:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(transparent)]
+        pub struct $name(pub FineTune);
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self(FineTune {
+                    clamp: $clamp,
+                    ..FineTune::default()
+                })
+            }
+        }
+
+        impl Method for $name {
+            const CARD: Card = $card;
+        }
+
+        impl Edit for $name {
+            fn way(&self) -> Way<'_> {
+                Way::FineTune(&self.0)
+            }
+
+            fn check(&self) -> Result<()> {
+                self.0.check()
+            }
+
+            fn options(&self) -> Value {
+                serde_json::to_value(self).unwrap_or(Value::Null)
+            }
+        }
+    };
+}
+
+fine_tuning!(
+    /// Options of FT.
+    Ft, 0.0,
+    Card {
+        id: "ft",
+        number: None,
+        title: "FT",
+        family: Family::Edit,
+        paper: "Zhu et al. 2020, arXiv 2012.00363",
+        summary: "Fine-tunes one MLP matrix on the facts until they are known.",
+    }
+);
+
+fine_tuning!(
+    /// Options of FT-L.
+    FtL, 5e-4,
+    Card {
+        id: "ft_l",
+        number: None,
+        title: "FT-L",
+        family: Family::Edit,
+        paper: "Zhu et al. 2020, arXiv 2012.00363",
+        summary: "FT with every entry kept within a small distance of where it began.",
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let ft = Ft(FineTune {
+            steps: 0,
+            ..FineTune::default()
+        });
+        let error = ft.check().unwrap_err().to_string();
+        assert_eq!(error, "method.steps: is 0; must be at least 1");
+        assert!(FtL::default().check().is_ok());
+        assert_eq!(FtL::default().0.clamp, 5e-4);
+    }
+}
