@@ -295,7 +295,7 @@ fn sum_square(values: Tensor<1>) -> f64 {
 }
 
 /// The widest type among the stored weights.
-fn widest(host: &Transformer) -> DType {
+pub(crate) fn widest(host: &Transformer) -> DType {
     let names = host.weight_names();
     let found: Vec<DType> = names
         .iter()

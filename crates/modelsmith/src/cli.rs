@@ -1,6 +1,6 @@
 //! The command line: what can be said, in one place.
 
-use crate::commands::{adapter, bench, completions, data, eval, generate, inspect, methods};
+use crate::commands::{adapter, bench, completions, data, edit, eval, generate, inspect, methods};
 use crate::commands::{pretrain, quickstart, reproduce, run, runs, schema, serve, studio, tune};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -16,6 +16,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Runs", &["runs"]),
     ("Use", &["generate", "eval", "serve"]),
     ("Adapters", &["adapter"]),
+    ("Edits", &["edit"]),
     ("Look", &["inspect", "studio", "methods", "schema"]),
     ("Claims", &["reproduce"]),
     ("Speed", &["bench"]),
@@ -81,6 +82,7 @@ pub(crate) enum Name {
     Eval(eval::Eval),
     Serve(serve::Serve),
     Adapter(adapter::Adapter),
+    Edit(edit::Edit),
     Inspect(inspect::Inspect),
     Methods(methods::Methods),
     Schema(schema::Schema),

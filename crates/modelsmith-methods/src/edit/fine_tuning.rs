@@ -4,9 +4,10 @@
 use super::{Edit, Layers, Way};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::method::{Card, Family, Method};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// What the engine needs of a fine-tuning editor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -64,9 +65,19 @@ impl FineTune {
 macro_rules! fine_tuning {
     ($(#[$doc:meta])* $name:ident, $clamp:expr, $card:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub FineTune);
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                FineTune::schema_name()
+            }
+
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                FineTune::json_schema(generator)
+            }
+        }
 
         impl Default for $name {
             fn default() -> Self {
