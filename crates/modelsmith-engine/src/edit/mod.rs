@@ -16,6 +16,8 @@ mod guard;
 mod listing;
 mod mlps;
 mod moments;
+#[cfg(test)]
+mod parity;
 mod perplexity;
 mod requests;
 mod rows;

@@ -23,7 +23,7 @@ pub use linear::{Moment, product};
 pub use memit::{Encore, Memit, Pmet, Units};
 pub use problem::{Keys, Problem, Update};
 pub use rome::{CRome, PRome, RRome, Rome};
-pub use search::{Contexts, Lookup, Reference, Search};
+pub use search::{Contexts, Hits, Lookup, Reference, Search};
 
 use modelsmith_core::Result;
 use modelsmith_core::method::{Entry, Method, defaults_of, read_options, schema_of};

@@ -97,6 +97,18 @@ impl Search {
     }
 }
 
+/// Counts the evaluations at which the target was the answer; misses in between do not matter.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hits(usize);
+
+impl Hits {
+    /// Counts an evaluation; whether the search has had `patience` with it.
+    pub fn ends(&mut self, is_hit: bool, patience: usize) -> bool {
+        self.0 += usize::from(is_hit);
+        patience > 0 && self.0 >= patience
+    }
+}
+
 /// The token of a prompt at which a fact is looked up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -157,6 +169,17 @@ mod tests {
         search.count_positions = true;
         assert!(search.is_hit(5, 10, 5));
         assert!(!search.is_hit(10, 10, 5));
+    }
+
+    #[test]
+    fn the_search_ends_at_the_last_hit_of_its_patience() {
+        let flags = [0, 0, 1, 1, 0, 1, 1].map(|flag| flag == 1);
+        let end = |patience| {
+            let mut hits = Hits::default();
+            flags.iter().position(|hit| hits.ends(*hit, patience))
+        };
+        assert_eq!([end(2), end(3), end(4)], [Some(3), Some(5), Some(6)]);
+        assert_eq!([end(5), end(0)], [None, None]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{to_vec, trained};
 use modelsmith_hosts::{KvCache, TokenInput, Transformer};
-use modelsmith_methods::edit::{Reference, Search};
+use modelsmith_methods::edit::{Hits, Reference, Search};
 use std::collections::BTreeMap;
 
 /// A text of a fact, parted at its lookup token.
@@ -42,7 +42,7 @@ struct Member {
     /// The activation that each is added to, in the bare prompt.
     activations: Vec<Vec<f32>>,
     /// Evaluations at which the target was the answer everywhere.
-    hits: usize,
+    hits: Hits,
     done: bool,
 }
 
@@ -127,7 +127,7 @@ impl<'a> Group<'a> {
                     .map(|value| Adam::new(value.len()))
                     .collect(),
                 activations,
-                hits: 0,
+                hits: Hits::default(),
                 done: false,
             }
         };
@@ -442,10 +442,8 @@ impl Member {
             )));
         }
         let (right, all) = outcome.right[place];
-        if options.is_hit(right, all, self.texts - 1) {
-            self.hits += 1;
-        }
-        let patience = options.patience > 0 && self.hits >= options.patience;
+        let is_hit = options.is_hit(right, all, self.texts - 1);
+        let patience = self.hits.ends(is_hit, options.patience);
         let sure =
             options.probability_stop > 0.0 && outcome.probability[place] > options.probability_stop;
         Ok(patience || sure || loss < options.loss_stop)
