@@ -15,6 +15,7 @@ mod classify;
 mod config;
 mod counts;
 mod dataset;
+pub mod edits;
 mod encode;
 mod format;
 pub mod house;

@@ -37,7 +37,7 @@ fn help_of_merge() {
 
 #[test]
 fn every_command_explains_itself_and_shows_an_example() {
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 16] = [
         &["quickstart"],
         &["run"],
         &["pretrain"],
@@ -49,6 +49,8 @@ fn every_command_explains_itself_and_shows_an_example() {
         &["bench", "roofline"],
         &["methods"],
         &["schema"],
+        &["data"],
+        &["data", "edits"],
         &["completions"],
         &["tune"],
         &["generate"],

@@ -5,12 +5,14 @@
 //! move are all listed in `facts.jsonl`. The same configuration gives the same bytes.
 
 mod corpus;
+mod edits;
 mod names;
 mod relations;
 mod tokenizer;
 mod world;
 
 pub use corpus::{HouseFiles, Question, documents, questions, write};
+pub use edits::edits;
 pub use relations::{Kind as ThingKind, RELATIONS, Relation};
 pub use tokenizer::write_tokenizer;
 pub use world::{Fact, HouseConfig, facts};

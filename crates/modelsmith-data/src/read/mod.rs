@@ -372,7 +372,7 @@ fn resolve(path: &Path, kind: Kind) -> Result<Kind> {
 }
 
 /// Refuses what is often found in place of data.
-fn sniff(path: &Path, file: &mut File) -> Result<()> {
+pub(crate) fn sniff(path: &Path, file: &mut File) -> Result<()> {
     let mut head = Vec::new();
     let read = file
         .by_ref()

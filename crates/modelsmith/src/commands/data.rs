@@ -5,15 +5,22 @@ use crate::cli::Common;
 use crate::failure::Outcome;
 use crate::render::Output;
 use clap::{Args, Subcommand};
+use modelsmith_engine::Error;
 use modelsmith_engine::house::{self, HouseConfig};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
   modelsmith data house assets/house
-  modelsmith data recall assets/house";
+  modelsmith data recall assets/house
+  modelsmith data edits --count 100 --seed 1 > edits.jsonl";
 
-/// Generate the house world, and check what a model knows of it
+const EDITS: &str = "\
+Examples:
+  modelsmith data edits --count 100 --seed 1 > edits.jsonl
+  modelsmith data edits assets/house --count 20 > edits.jsonl";
+
+/// Generate the house world, check what a model knows of it, and make edits of it
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, disable_help_subcommand = true)]
 pub(crate) struct Data {
@@ -25,6 +32,7 @@ pub(crate) struct Data {
 enum Name {
     House(House),
     Recall(Recall),
+    Edits(Edits),
 }
 
 /// Write the house corpus, facts, questions, tokenizer and model configuration
@@ -49,11 +57,26 @@ struct Recall {
     model: PathBuf,
 }
 
+/// Print requests to edit facts of a house world, one a line
+#[derive(Debug, Args)]
+#[command(after_help = EDITS)]
+struct Edits {
+    /// Folder of the house model, whose `house.json` says which world; the default world without it
+    folder: Option<PathBuf>,
+    /// Number of edits, each about a person of its own
+    #[arg(long, value_name = "N")]
+    count: usize,
+    /// Seed of which facts are edited, and to what
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
 impl Data {
     /// Runs the command.
     pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
         match self.command {
             Name::House(flags) => flags.execute(output),
+            Name::Edits(flags) => flags.execute(output),
             Name::Recall(flags) => {
                 let found = house::recall_of(&flags.model, device(common))?;
                 output.result("data.recall", &found, || {
@@ -87,5 +110,24 @@ impl House {
                 config.vocabulary
             )
         })
+    }
+}
+
+impl Edits {
+    fn execute(self, output: &Output) -> Outcome {
+        let config = match &self.folder {
+            Some(folder) => house::config_of(folder)?,
+            None => HouseConfig::default(),
+        };
+        let edits = house::edits(&config, self.count, self.seed)?;
+        if output.json {
+            return output.result("data.edits", &edits, String::new);
+        }
+        for edit in &edits {
+            let line = serde_json::to_string(edit)
+                .map_err(|error| Error::Failed(format!("edits: {error}")))?;
+            output.line(line)?;
+        }
+        Ok(())
     }
 }
