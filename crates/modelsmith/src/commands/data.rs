@@ -20,7 +20,7 @@ Examples:
   modelsmith data edits --count 100 --seed 1 > edits.jsonl
   modelsmith data edits assets/house --count 20 > edits.jsonl";
 
-/// Generate the house world, check what a model knows of it, and make edits of it
+/// Generate the house world, check what a model knows of it, make edits
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, disable_help_subcommand = true)]
 pub(crate) struct Data {
