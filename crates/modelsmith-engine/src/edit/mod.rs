@@ -32,5 +32,5 @@ pub use folder::{EditFolder, Entry, Header};
 pub use guard::{Action, Guard};
 pub use listing::{Listing, listing, undo};
 pub use perplexity::perplexity;
-pub use requests::{statements, writes_one};
+pub use requests::{requests, writes_one};
 pub use session::{EditOptions, Made, Report, edited, read_texts, run};

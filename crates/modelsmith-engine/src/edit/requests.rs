@@ -1,11 +1,11 @@
 //! The facts of a file.
 
 use super::facts::Statement;
-use super::session::EditOptions;
 use crate::recipe::Named;
 use crate::registry::edit_method;
 use modelsmith_core::error::Result;
-use modelsmith_data::read::{ReadOptions, Source};
+use modelsmith_data::Tokenizer;
+use modelsmith_data::edits::{Conflicts, EditFile, EditFormat, EditRequest, HostChecks, OpenEdits};
 use modelsmith_methods::edit::Way;
 use std::path::Path;
 
@@ -20,25 +20,38 @@ pub fn writes_one(method: &Named) -> Result<bool> {
     })
 }
 
-/// The facts of a file of requests.
+/// The requests of a file, all of it checked against the tokenizer of the model in `host`; of edits that
+/// contradict each other the last one stays if `last_wins`, and they are faults otherwise.
 ///
 /// # Errors
-/// Rows that are no requests, with their lines.
-pub fn statements(path: &Path, _options: &EditOptions) -> Result<Vec<Statement>> {
-    let source = Source::open(path, &ReadOptions::default())?;
-    let mut found = Vec::new();
-    for row in source.rows() {
-        let (at, row) = row?;
-        let text = |key: &str| match row.get(key).and_then(serde_json::Value::as_str) {
-            Some(text) => Ok(text.to_owned()),
-            None => Err(at.error(format!("has no text under `{key}`"))),
-        };
-        found.push(Statement {
-            id: text("id").unwrap_or_else(|_| found.len().to_string()),
-            prompt: text("prompt")?,
-            subject: text("subject")?,
-            target: text("target_new")?,
-        });
+/// All faults of the file at once, each with its line.
+pub fn requests(path: &Path, host: &Path, limit: usize, last_wins: bool) -> Result<EditFile> {
+    crate::model::check_folder(host)?;
+    let tokenizer = Tokenizer::load(host)?;
+    let options = OpenEdits {
+        format: EditFormat::Auto,
+        limit,
+        conflicts: match last_wins {
+            true => Conflicts::LastWins,
+            false => Conflicts::Refuse,
+        },
+        ..OpenEdits::default()
+    };
+    let encode = |text: &str, special: bool| tokenizer.encode(text, special);
+    let checks = HostChecks {
+        encode: Some(&encode),
+        positions: None,
+    };
+    modelsmith_data::edits::open(path, &options, checks)
+}
+
+impl From<&EditRequest> for Statement {
+    fn from(request: &EditRequest) -> Self {
+        Self {
+            id: request.id.clone(),
+            prompt: request.prompt.clone(),
+            subject: request.subject.clone(),
+            target: request.target_new.clone(),
+        }
     }
-    Ok(found)
 }

@@ -4,7 +4,7 @@ use crate::cli::Common;
 use crate::failure::Outcome;
 use crate::render::{self, Output};
 use clap::{Args, ValueEnum};
-use modelsmith_engine::edit::{self, Action, EditOptions, Guard};
+use modelsmith_engine::edit::{self, Action, EditOptions, Guard, Statement};
 use modelsmith_engine::{Error, Recipe, Result, Stop};
 use std::path::PathBuf;
 
@@ -26,6 +26,9 @@ pub(crate) struct Apply {
     /// An option of the editor, for instance method.layers=[3,4]; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Of requests that contradict each other the last one wins; by default they are refused
+    #[arg(long)]
+    last_wins: bool,
     /// Facts written at once; 1 for editors that write one at a time, else 100
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
@@ -61,12 +64,18 @@ enum Act {
 impl Apply {
     /// Writes the facts and prints what came of it.
     pub(crate) fn execute(self, common: &Common, output: &Output) -> Outcome {
-        let missing = || Error::Usage("--host, --requests and --output are needed".into());
-        let requests = self.requests.clone().ok_or_else(missing)?;
-        let limit = self.limit.unwrap_or(usize::MAX);
+        let (requests, last_wins) = (self.requests.clone(), self.last_wins);
+        let limit = self.limit.unwrap_or(0);
         let options = self.options(common)?;
-        let mut statements = edit::statements(&requests, &options)?;
-        statements.truncate(limit);
+        let requests = requests.ok_or_else(missing)?;
+        let file = edit::requests(&requests, &options.host, limit, last_wins)?;
+        if file.overridden > 0 {
+            let count = file.overridden;
+            output.warn(&format!(
+                "{count} requests are left out: later ones contradict them"
+            ));
+        }
+        let statements: Vec<Statement> = file.requests.iter().map(Statement::from).collect();
         let stop = Stop::listen()?;
         let report = edit::run(&options, &statements, &stop, &mut |made| {
             output.note(&render::batch(made));
@@ -75,7 +84,6 @@ impl Apply {
     }
 
     fn options(self, common: &Common) -> Result<EditOptions> {
-        let missing = || Error::Usage("--host, --requests and --output are needed".into());
         let mut words = vec![format!("method.name={:?}", self.method)];
         words.extend(self.set);
         let method = Recipe::from_value(serde_json::json!({}), &words)?.method;
@@ -101,4 +109,8 @@ impl Apply {
             device: super::super::device(common).to_owned(),
         })
     }
+}
+
+fn missing() -> Error {
+    Error::Usage("--host, --requests and --output are needed".into())
 }
