@@ -24,6 +24,7 @@ mod rows;
 mod search;
 mod session;
 mod span;
+mod trace;
 
 pub use editor::{Editor, Figures, Step};
 pub use export::{ExportOptions, Exported, export};
@@ -34,3 +35,4 @@ pub use listing::{Listing, listing, undo};
 pub use perplexity::perplexity;
 pub use requests::{requests, writes_one};
 pub use session::{EditOptions, Made, Report, edited, read_texts, run};
+pub use trace::{Effects, PLACES, Trace, TraceOptions, trace, trace_file};

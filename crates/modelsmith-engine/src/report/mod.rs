@@ -11,6 +11,9 @@ mod heat;
 mod page;
 mod sample_table;
 mod series;
+mod trace;
+
+pub use trace::trace_page;
 
 use crate::run_info::is_held;
 use data::RunData;

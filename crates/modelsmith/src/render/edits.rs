@@ -1,7 +1,7 @@
 //! Edits: batches as they are made, what a folder holds, what was written.
 
 use super::{Align, Table, decimal, seconds};
-use modelsmith_engine::edit::{Entry, Exported, Figures, Listing, Made, Report};
+use modelsmith_engine::edit::{Entry, Exported, Figures, Listing, Made, Report, Trace};
 
 /// A batch that was made, in a line.
 pub(crate) fn batch(made: &Made<'_>) -> String {
@@ -104,6 +104,33 @@ pub(crate) fn edit_export(found: &Exported) -> String {
         found.changed.len(),
         found.dtype,
     )
+}
+
+/// Indirect effects by place and layer.
+pub(crate) fn trace(trace: &Trace) -> String {
+    let mut text = format!(
+        "{} facts ({} unknown): probability of the answer {}, under noise {}; windows of {} layers\n",
+        trace.facts,
+        trace.unknown,
+        decimal(trace.clean),
+        decimal(trace.corrupted),
+        trace.window,
+    );
+    for effects in &trace.effects {
+        let layers = effects.grid.first().map_or(0, Vec::len);
+        let numbers: Vec<String> = (0..layers).map(|layer| layer.to_string()).collect();
+        let mut columns = vec![("layer", Align::Left)];
+        columns.extend(numbers.iter().map(|number| (number.as_str(), Align::Right)));
+        let mut table = Table::new(&columns);
+        for (place, row) in trace.places.iter().zip(&effects.grid) {
+            let cells = row
+                .iter()
+                .map(|value| value.map_or_else(String::new, decimal));
+            table.row(std::iter::once((*place).to_owned()).chain(cells));
+        }
+        text += &format!("\n{}\n{}", effects.title, table.render());
+    }
+    text.trim_end().to_owned()
 }
 
 /// The norm of all changes of a batch.

@@ -3,6 +3,7 @@
 mod apply;
 mod export;
 mod show;
+mod trace;
 mod undo;
 
 use crate::cli::Common;
@@ -37,6 +38,7 @@ enum Name {
     Show(show::Show),
     Undo(undo::Undo),
     Export(export::Export),
+    Trace(trace::Trace),
 }
 
 impl Edit {
@@ -47,6 +49,7 @@ impl Edit {
             Some(Name::Show(flags)) => flags.execute(output),
             Some(Name::Undo(flags)) => flags.execute(output),
             Some(Name::Export(flags)) => flags.execute(common, output),
+            Some(Name::Trace(flags)) => flags.execute(common, output),
         }
     }
 }
