@@ -11,7 +11,8 @@ use crate::edits::{EditRequest, Neighbour, Probe};
 /// Neighbours of a request at most, as many as CounterFact has.
 const NEIGHBOURS: usize = 10;
 
-/// `count` requests about as many people, one fact each, drawn under `seed`.
+/// `count` requests drawn under `seed`: one fact of each person, a second one of each when all have been
+/// edited, and so on.
 ///
 /// The first wording of a relation is the prompt, the others are paraphrases. Neighbours ask for the
 /// same relation of people who are not edited; those who share the true answer come first, and none has
@@ -23,20 +24,24 @@ pub fn edits(config: &HouseConfig, count: usize, seed: u64) -> Result<Vec<EditRe
     let facts = facts(config)?;
     let personal: Vec<&Fact> = facts.iter().filter(|fact| is_personal(fact)).collect();
     let mut people: Vec<&[&Fact]> = personal.chunk_by(|a, b| a.subject == b.subject).collect();
-    if !(1..=people.len()).contains(&count) {
+    if !(1..=personal.len()).contains(&count) {
         return Err(Error::Usage(format!(
-            "{count} edits were asked for; each is about a person of its own, and this world has {}: \
-             ask for 1 to {}, or make a world of more people",
+            "{count} edits were asked for; {} people have {} facts: ask for 1 to {}, or make a world of \
+             more people",
             people.len(),
-            people.len()
+            personal.len(),
+            personal.len()
         )));
     }
     let mut draw = Stream::new(seed, "house/edits");
     draw.shuffle(&mut people);
-    let chosen: Vec<&Fact> = people[..count]
+    let orders: Vec<Vec<&Fact>> = people
         .iter()
-        .map(|facts| facts[draw.below(facts.len())])
+        .map(|facts| shuffled(facts, &mut draw))
         .collect();
+    let rounds = 0..orders.iter().map(Vec::len).max().unwrap_or(0);
+    let all = rounds.flat_map(|round| orders.iter().filter_map(move |facts| facts.get(round)));
+    let chosen: Vec<&Fact> = all.take(count).copied().collect();
     let edited: BTreeSet<usize> = chosen.iter().map(|fact| fact.id).collect();
     let untouched: Vec<&Fact> = personal
         .iter()
@@ -45,6 +50,12 @@ pub fn edits(config: &HouseConfig, count: usize, seed: u64) -> Result<Vec<EditRe
         .collect();
     let request = |fact: &&Fact| request(fact, &facts, &untouched, seed);
     Ok(chosen.iter().map(request).collect())
+}
+
+fn shuffled<'a>(facts: &[&'a Fact], draw: &mut Stream) -> Vec<&'a Fact> {
+    let mut facts = facts.to_vec();
+    draw.shuffle(&mut facts);
+    facts
 }
 
 fn request(fact: &Fact, facts: &[Fact], untouched: &[&Fact], seed: u64) -> EditRequest {
@@ -136,9 +147,29 @@ mod tests {
         let some = edits(&config, 5, 1).unwrap();
         assert_eq!(some, edits(&config, 5, 1).unwrap());
         assert_ne!(some, edits(&config, 5, 2).unwrap());
-        for count in [0, 21] {
+        for count in [0, 101] {
             let problem = edits(&config, count, 1).unwrap_err().to_string();
-            assert!(problem.contains("1 to 20"), "{problem}");
+            assert!(problem.contains("1 to 100"), "{problem}");
         }
+    }
+
+    #[test]
+    fn a_second_fact_of_a_person_comes_when_all_have_one() {
+        let config = HouseConfig {
+            people: 20,
+            ..HouseConfig::default()
+        };
+        let all = edits(&config, 45, 1).unwrap();
+        let names = |all: &[EditRequest]| -> Vec<String> {
+            all.iter().map(|edit| edit.id.clone()).collect()
+        };
+        assert_eq!(names(&all[..20]), names(&edits(&config, 20, 1).unwrap()));
+        let subjects = |part: &[EditRequest]| -> BTreeSet<String> {
+            part.iter().map(|edit| edit.subject.clone()).collect()
+        };
+        assert_eq!(subjects(&all[..20]).len(), 20);
+        assert_eq!(subjects(&all[20..40]).len(), 20);
+        let facts: BTreeSet<&str> = all.iter().map(|edit| edit.id.as_str()).collect();
+        assert_eq!(facts.len(), 45);
     }
 }

@@ -63,7 +63,7 @@ struct Recall {
 struct Edits {
     /// Folder of the house model, whose `house.json` says which world; the default world without it
     folder: Option<PathBuf>,
-    /// Number of edits, each about a person of its own
+    /// Number of edits: one of each person, a second one when all have been edited, and so on
     #[arg(long, value_name = "N")]
     count: usize,
     /// Seed of which facts are edited, and to what
