@@ -6,6 +6,8 @@
 
 mod batch;
 mod change;
+#[cfg(test)]
+mod collapse;
 mod contexts;
 mod editor;
 mod export;
