@@ -145,6 +145,7 @@ fn every_editor_writes_facts_and_undoing_them_gives_the_base_to_the_bit() {
             json!({"layers": [2], "learning_rate": 0.01, "clamp": 0.05}),
             2,
         ),
+        ("lora_edit", json!({"layers": [2]}), 2),
     ];
     assert_eq!(cases.len(), TABLE.len());
     for (method, set, batch) in cases {

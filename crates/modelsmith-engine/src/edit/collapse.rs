@@ -46,8 +46,10 @@ impl World {
         };
         let rows = vec![begin.clone(); 24];
         let texts = generate(&host, &rows, &options, &[], &mut |_, _| true).unwrap();
-        let stories: Vec<Vec<u32>> =
-            texts.iter().map(|text| [begin.as_slice(), text].concat()).collect();
+        let stories: Vec<Vec<u32>> = texts
+            .iter()
+            .map(|text| [begin.as_slice(), text].concat())
+            .collect();
         let mlps = mlps(&host).unwrap();
         let mut found = moments::collect(&host, &mlps, &[LAYER], &stories, None).unwrap();
         let is_word = |id: &u32| {
@@ -82,7 +84,8 @@ impl World {
             rows.keys(&self.host, LAYER).unwrap()
         };
         let all = read(&prefixed.iter().collect::<Vec<_>>());
-        let mean = |row: usize, _: usize| (0..20).map(|column| all[(row, column)]).sum::<f64>() / 20.0;
+        let mean =
+            |row: usize, _: usize| (0..20).map(|column| all[(row, column)]).sum::<f64>() / 20.0;
         Keys {
             bare: read(&[&bare]),
             prefixed: Mat::from_fn(all.nrows(), 1, mean),
@@ -107,7 +110,10 @@ impl World {
         let update = method.solve(&problem).unwrap();
         let mut host = self.host.clone();
         write(&mut host, &Change::new(&self.mlps[LAYER], LAYER, &update)).unwrap();
-        (update.norm(), perplexity(&host, &self.stories[20..22]).unwrap())
+        (
+            update.norm(),
+            perplexity(&host, &self.stories[20..22]).unwrap(),
+        )
     }
 }
 
@@ -134,10 +140,18 @@ fn a_word_at_the_very_start_makes_rome_collapse_and_not_c_rome() {
         lost += usize::from(rome.1 > 2.0 * healthy && consistency >= 0.3);
     }
     let [rome, c_rome] = worst;
-    let shown = format!("healthy {healthy:.3}, rome {rome:?}, c_rome {c_rome:?}, found {found}, lost {lost}");
+    let shown = format!(
+        "healthy {healthy:.3}, rome {rome:?}, c_rome {c_rome:?}, found {found}, lost {lost}"
+    );
     assert!(rome.0 > 10.0 * c_rome.0, "{shown}");
-    assert!(rome.1 > 5.0 * healthy && c_rome.1 < 1.2 * healthy, "{shown}");
-    assert!(found > 0 && lost == 0, "the guard misses a collapse: {shown}");
+    assert!(
+        rome.1 > 5.0 * healthy && c_rome.1 < 1.2 * healthy,
+        "{shown}"
+    );
+    assert!(
+        found > 0 && lost == 0,
+        "the guard misses a collapse: {shown}"
+    );
 }
 
 /// What the guard looks at.

@@ -31,6 +31,7 @@ pub struct Editor {
     contexts: Vec<String>,
     moments: BTreeMap<usize, Moment>,
     memory: BTreeMap<usize, Mat<f64>>,
+    seed: u64,
     /// Limits of every change.
     pub guard: Guard,
 }
@@ -103,6 +104,7 @@ impl Editor {
             contexts,
             moments: BTreeMap::new(),
             memory: BTreeMap::new(),
+            seed,
             guard: Guard::default(),
         })
     }
@@ -225,7 +227,7 @@ impl Editor {
             Way::FineTune(options) => {
                 let (mlps, layer) = (&self.mlps, self.layers[0]);
                 let (change, steps, loss) =
-                    fine_tune::change(&self.host, mlps, layer, options, facts)?;
+                    fine_tune::change(&self.host, mlps, layer, options, facts, self.seed)?;
                 let mut figures = Figures {
                     facts: facts.len(),
                     steps: steps as f64,

@@ -1,5 +1,6 @@
 //! Fine-tuning of one MLP matrix on the facts alone, the baseline of editing (Zhu et al., arXiv 2012.00363):
-//! Adam until the facts are known, unconstrained (FT) or with every entry kept near where it began (FT-L).
+//! Adam until the facts are known, unconstrained (FT), with every entry kept near where it began (FT-L), or by a
+//! change of low rank (Hu et al., arXiv 2106.09685).
 
 use super::{Edit, Layers, Way};
 use modelsmith_core::error::{Error, Result};
@@ -23,6 +24,10 @@ pub struct FineTune {
     pub loss_stop: f64,
     /// How far an entry may move from where this batch found it; 0 for any distance.
     pub clamp: f64,
+    /// Rank of the change, which is `alpha / rank · B A`; 0 for a change of any rank.
+    pub rank: usize,
+    /// Scale of a change of low rank.
+    pub alpha: f64,
 }
 
 impl Default for FineTune {
@@ -33,6 +38,8 @@ impl Default for FineTune {
             learning_rate: 5e-4,
             loss_stop: 0.01,
             clamp: 0.0,
+            rank: 0,
+            alpha: 32.0,
         }
     }
 }
@@ -53,17 +60,25 @@ impl FineTune {
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return wrong("learning_rate", self.learning_rate, "a number above 0");
         }
-        for (key, value) in [("loss_stop", self.loss_stop), ("clamp", self.clamp)] {
+        let others = [
+            ("loss_stop", self.loss_stop),
+            ("clamp", self.clamp),
+            ("alpha", self.alpha),
+        ];
+        for (key, value) in others {
             if !(value.is_finite() && value >= 0.0) {
                 return wrong(key, value, "0 or a number above it");
             }
+        }
+        if self.rank > 0 && self.clamp > 0.0 {
+            return wrong("clamp", self.clamp, "0 for a change of low rank");
         }
         Ok(())
     }
 }
 
 macro_rules! fine_tuning {
-    ($(#[$doc:meta])* $name:ident, $clamp:expr, $card:expr) => {
+    ($(#[$doc:meta])* $name:ident, $options:expr, $card:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(transparent)]
@@ -81,10 +96,7 @@ macro_rules! fine_tuning {
 
         impl Default for $name {
             fn default() -> Self {
-                Self(FineTune {
-                    clamp: $clamp,
-                    ..FineTune::default()
-                })
+                Self($options)
             }
         }
 
@@ -110,7 +122,8 @@ macro_rules! fine_tuning {
 
 fine_tuning!(
     /// Options of FT.
-    Ft, 0.0,
+    Ft,
+    FineTune::default(),
     Card {
         id: "ft",
         number: None,
@@ -123,7 +136,8 @@ fine_tuning!(
 
 fine_tuning!(
     /// Options of FT-L.
-    FtL, 5e-4,
+    FtL,
+    FineTune { clamp: 5e-4, ..FineTune::default() },
     Card {
         id: "ft_l",
         number: None,
@@ -131,6 +145,25 @@ fine_tuning!(
         family: Family::Edit,
         paper: "Zhu et al. 2020, arXiv 2012.00363",
         summary: "FT with every entry kept within a small distance of where it began.",
+    }
+);
+
+fine_tuning!(
+    /// Options of fine-tuning by a change of low rank.
+    LoraEdit,
+    FineTune {
+        steps: 70,
+        learning_rate: 5e-3,
+        rank: 8,
+        ..FineTune::default()
+    },
+    Card {
+        id: "lora_edit",
+        number: None,
+        title: "LoRA as an editor",
+        family: Family::Edit,
+        paper: "Hu et al. 2021, arXiv 2106.09685",
+        summary: "Fine-tunes a low-rank change of one MLP matrix on the facts until they are known.",
     }
 );
 

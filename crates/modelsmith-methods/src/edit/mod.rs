@@ -17,7 +17,7 @@ mod search;
 
 pub use alphaedit::AlphaEdit;
 pub use emmet::Emmet;
-pub use fine_tuning::{FineTune, Ft, FtL};
+pub use fine_tuning::{FineTune, Ft, FtL, LoraEdit};
 pub use layers::Layers;
 pub use linear::{Moment, product};
 pub use memit::{Encore, Memit, Pmet, Units};
@@ -42,6 +42,7 @@ pub const TABLE: &[Entry<dyn Edit>] = &[
     row::<PRome>(),
     row::<Ft>(),
     row::<FtL>(),
+    row::<LoraEdit>(),
 ];
 
 /// An editor's options.
