@@ -44,4 +44,4 @@ pub use pack::{Packed, pack};
 pub use split::{content_hash, is_held_out};
 pub use stream_decode::StreamDecoder;
 pub use tokenise::{TokenSequence, Tokeniser};
-pub use tokenizer::{Encoded, SpecialIds, Tokenizer};
+pub use tokenizer::{Encoded, SpecialIds, Tokenizer, decomposed};

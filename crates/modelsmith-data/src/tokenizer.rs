@@ -260,6 +260,12 @@ impl Parts {
     }
 }
 
+/// A text in which composed characters stand as their parts (Unicode's NFKD).
+pub fn decomposed(text: &str) -> String {
+    let mut normalised = tokenizers::NormalizedString::from(text);
+    normalised.nfkd().get().to_owned()
+}
+
 fn unpack(encoding: &tokenizers::Encoding) -> Encoded {
     Encoded {
         ids: encoding.get_ids().to_vec(),

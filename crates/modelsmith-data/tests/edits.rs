@@ -157,6 +157,7 @@ fn counterfact_records() {
     );
     assert_eq!(edit.target_true.as_deref(), Some("Finnish"));
     assert_eq!(edit.relation.as_deref(), Some("P103"));
+    assert_eq!(edit.target_id.as_deref(), Some("Q1"));
     assert_eq!((edit.paraphrases.len(), edit.generation.len()), (2, 1));
     assert_eq!(edit.answer_of(&edit.neighbours[1]), Some("Finnish"));
 }

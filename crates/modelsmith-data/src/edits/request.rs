@@ -22,6 +22,9 @@ pub struct EditRequest {
     /// Name of the relation between subject and target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relation: Option<String>,
+    /// What a knowledge base calls the new target, by which reference texts about it are found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_id: Option<String>,
     /// Other wordings of the prompt, the subject filled in.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub paraphrases: Vec<String>,

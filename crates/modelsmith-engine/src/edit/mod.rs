@@ -16,6 +16,7 @@ mod fine_tune;
 mod folder;
 mod guard;
 mod listing;
+pub mod measure;
 mod mlps;
 mod moments;
 #[cfg(test)]

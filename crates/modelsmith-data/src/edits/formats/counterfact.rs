@@ -20,15 +20,20 @@ pub(super) fn read(record: &Fields<'_>, number: usize) -> Option<EditRequest> {
 
 /// One rewrite, as MQuAKE has them too.
 pub(super) fn rewrite(rewrite: &Fields<'_>, id: String) -> Option<EditRequest> {
-    let target = |key: &str| rewrite.object(key).and_then(|target| target.text("str"));
+    let target = |key: &str| {
+        let target = rewrite.object(key)?;
+        Some((target.text("str")?, target.optional_text("id")))
+    };
     let (prompt, subject) = (rewrite.text("prompt"), rewrite.text("subject"));
-    let (target_new, target_true) = (target("target_new"), target("target_true"));
+    let (new, before) = (target("target_new"), target("target_true"));
+    let (target_new, target_id) = new?;
     Some(EditRequest {
         id,
         prompt: prompt?,
         subject: subject?,
-        target_new: target_new?,
-        target_true: Some(target_true?),
+        target_new,
+        target_id,
+        target_true: Some(before?.0),
         relation: rewrite.optional_text("relation_id"),
         ..EditRequest::default()
     })

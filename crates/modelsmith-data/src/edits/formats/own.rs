@@ -3,13 +3,14 @@
 use crate::edits::fields::Fields;
 use crate::edits::request::{EditRequest, Neighbour, Probe};
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "id",
     "prompt",
     "subject",
     "target_new",
     "target_true",
     "relation",
+    "target_id",
     "paraphrases",
     "neighbours",
     "portability",
@@ -31,6 +32,7 @@ pub(super) fn read(record: &Fields<'_>, number: usize) -> Option<EditRequest> {
         id: record.name("id").unwrap_or_else(|| number.to_string()),
         target_true: record.optional_text("target_true"),
         relation: record.optional_text("relation"),
+        target_id: record.optional_text("target_id"),
         paraphrases: record.texts("paraphrases"),
         neighbours: neighbours.flatten().collect(),
         portability: probes(record, "portability"),

@@ -1,0 +1,39 @@
+//! The shared measurement of edits: the same numbers, made the same way, for every editor.
+//!
+//! [`score`] asks a model with its hooks about requests and gives a [`Record`] of each with every
+//! probability, and a [`Summary`]; [`Summary::of`] makes the table anew from records. Each number has a
+//! [`Protocol`]. [`Before`] holds what the model said before the first edit. [`perplexity_me`] is the
+//! alarm of a collapse, [`perplexity_corpus`] the usual figure; [`weighted_f1`] and [`matthews`] tell what
+//! became of other tasks.
+
+mod before;
+mod drift;
+mod entropy;
+mod forced;
+mod free;
+mod outcome;
+mod perplexity;
+mod query;
+mod record;
+mod reference;
+mod score;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod words;
+mod write;
+
+pub use before::Before;
+pub use drift::{matthews, weighted_f1};
+pub use entropy::{entropy, text_entropy};
+pub use forced::{Forced, Scored, forced};
+pub use free::{matches_any, normalised, stated_answer};
+pub use outcome::{Favoured, Outcome, Pair, agreement, harmonic_mean, magnitude, mean, success};
+pub use perplexity::{CorpusPerplexity, perplexity_corpus, perplexity_me, text_perplexity};
+pub use query::{Query, prompt_ids};
+pub use record::{Asked, Freely, Protocol, Record, Scores, Set, read_records, write_records};
+pub use reference::{Snippet, Snippets, TermWeights};
+pub use score::{MeasureOptions, score, score_each};
+pub use summary::{Figure, Summary};
+pub use words::words;
+pub use write::{Answering, Sampling, answers, freely, sampled};
