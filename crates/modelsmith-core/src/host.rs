@@ -38,6 +38,9 @@ pub struct BlockParts {
     pub keys_values: Vec<&'static str>,
     /// The last one of each attention.
     pub attention_out: Vec<&'static str>,
+    /// The one of the MLP whose outputs go through its activation: the gate where the MLP is gated,
+    /// else its first.
+    pub mlp_gate: Vec<&'static str>,
     /// The last one of the MLP, which has another path in a decoder than in its encoder.
     pub mlp_out: Vec<&'static str>,
 }

@@ -219,7 +219,9 @@ fn sites_have_the_paths_of_the_modules() {
             assert_eq!((shape.heads, shape.head_dim, shape.scale), (4, 6, 1.0));
         }
     }
-    assert_eq!(part_paths(&host, &info.block.mlp_out).len(), 5);
+    let parts = &info.block;
+    assert_eq!(part_paths(&host, &parts.mlp_gate).len(), 5);
+    assert_eq!(part_paths(&host, &parts.mlp_out).len(), 5);
     assert_eq!(part_paths(&host, &info.block.attention_out).len(), 7);
     assert_eq!(part_paths(&host, &info.block.keys_values).len(), 14);
 }

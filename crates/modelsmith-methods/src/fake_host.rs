@@ -327,6 +327,7 @@ fn info() -> HostInfo {
         block: BlockParts {
             keys_values: vec!["q_proj"],
             attention_out: vec!["q_proj"],
+            mlp_gate: vec!["q_proj"],
             mlp_out: vec!["v_proj"],
         },
         config: json!({}),

@@ -107,7 +107,7 @@ fn described(mut json: Value, class: &str, labels: Option<usize>) -> Value {
     json
 }
 
-fn block_parts(names: &Names) -> BlockParts {
+fn block_parts(names: &Names, gated: bool) -> BlockParts {
     let mut parts = BlockParts::default();
     for stack in names.stacks() {
         for attention in [Some(&stack.attention), stack.cross.as_ref()] {
@@ -120,6 +120,7 @@ fn block_parts(names: &Names) -> BlockParts {
             });
             parts.attention_out.push(attention.out);
         }
+        parts.mlp_gate.push(if gated { stack.gate } else { stack.up });
         parts.mlp_out.push(stack.down);
     }
     parts
@@ -148,7 +149,7 @@ impl Transformer {
         device: &Device,
     ) -> Result<Self> {
         info.default_targets = config.names.targets;
-        info.block = block_parts(config.names);
+        info.block = block_parts(config.names, config.gated);
         info.task_type = match config.head {
             Head::Base => Some("FEATURE_EXTRACTION"),
             Head::CausalLm => Some("CAUSAL_LM"),
