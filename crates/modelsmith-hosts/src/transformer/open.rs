@@ -120,7 +120,9 @@ fn block_parts(names: &Names, gated: bool) -> BlockParts {
             });
             parts.attention_out.push(attention.out);
         }
-        parts.mlp_gate.push(if gated { stack.gate } else { stack.up });
+        parts
+            .mlp_gate
+            .push(if gated { stack.gate } else { stack.up });
         parts.mlp_out.push(stack.down);
     }
     parts

@@ -14,6 +14,7 @@ mod memit;
 mod problem;
 mod rome;
 mod search;
+pub mod surgery;
 
 pub use alphaedit::AlphaEdit;
 pub use emmet::Emmet;
