@@ -41,6 +41,8 @@ pub struct BlockParts {
     /// The one of the MLP whose outputs go through its activation: the gate where the MLP is gated,
     /// else its first.
     pub mlp_gate: Vec<&'static str>,
+    /// The one whose outputs the gate multiplies; none where the MLP is not gated.
+    pub mlp_up: Vec<&'static str>,
     /// The last one of the MLP, which has another path in a decoder than in its encoder.
     pub mlp_out: Vec<&'static str>,
 }

@@ -28,6 +28,7 @@ mod rows;
 mod split;
 mod stream_decode;
 mod template_env;
+mod tfidf;
 mod tokenise;
 mod tokenizer;
 
@@ -43,5 +44,6 @@ pub use mask::show_mask;
 pub use pack::{Packed, pack};
 pub use split::{content_hash, is_held_out};
 pub use stream_decode::StreamDecoder;
+pub use tfidf::{Sparse, Terms, Tfidf};
 pub use tokenise::{TokenSequence, Tokeniser};
 pub use tokenizer::{Encoded, SpecialIds, Tokenizer, decomposed};

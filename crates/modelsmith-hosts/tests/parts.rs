@@ -29,6 +29,9 @@ fn the_layer_in_front_of_the_activation_is_the_gate_or_the_first_of_the_mlp() {
         let blocks = sites.filter(|site| site.kind == SiteKind::Residual).count();
         let last = part_paths(&host, &parts.mlp_out);
         assert_eq!((gates.len(), last.len()), (blocks, blocks), "{name}");
+        let up = part_paths(&host, &parts.mlp_up);
+        let gated = first.contains("gate") || first.contains("wi_0");
+        assert_eq!(up.len(), if gated { blocks } else { 0 }, "{name}");
         let site = |path: &String| host.sites().iter().find(|site| site.path == *path);
         for (gate, out) in gates.iter().zip(&last) {
             let (gate, out) = (site(gate).unwrap(), site(out).unwrap());

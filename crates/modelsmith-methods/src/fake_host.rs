@@ -328,6 +328,7 @@ fn info() -> HostInfo {
             keys_values: vec!["q_proj"],
             attention_out: vec!["q_proj"],
             mlp_gate: vec!["q_proj"],
+            mlp_up: vec![],
             mlp_out: vec!["v_proj"],
         },
         config: json!({}),

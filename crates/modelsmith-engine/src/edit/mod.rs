@@ -27,6 +27,7 @@ mod rows;
 mod search;
 mod session;
 mod span;
+pub mod surgery;
 mod trace;
 
 pub use editor::{Editor, Figures, Step};

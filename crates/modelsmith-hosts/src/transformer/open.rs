@@ -123,6 +123,9 @@ fn block_parts(names: &Names, gated: bool) -> BlockParts {
         parts
             .mlp_gate
             .push(if gated { stack.gate } else { stack.up });
+        if gated {
+            parts.mlp_up.push(stack.up);
+        }
         parts.mlp_out.push(stack.down);
     }
     parts

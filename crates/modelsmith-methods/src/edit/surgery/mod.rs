@@ -74,7 +74,7 @@ pub struct Surgery {
     pub length: Length,
     /// Whether cosines are between what rows and direction are to a normalised state before the norm's gain.
     pub fold_gain: bool,
-    /// Longest text in tokens, its special tokens among them; longer ones are left out.
+    /// Texts of this many tokens or more, their special tokens among them, are left out.
     pub max_tokens: usize,
     /// Share of held-out texts that the probe must get right; below it the direction is mostly noise.
     pub min_accuracy: f64,

@@ -29,8 +29,9 @@ pub enum Region {
 
 /// Cosine of each row with the direction; `None` for rows of zeros, which have none.
 ///
-/// `rows` is `[rows, width]` flat, sums are in f64. `gains`, where given, multiply the rows and divide
-/// the direction by its own norm's gain: `(rows' norm, direction's norm)`, each `[width]`.
+/// `rows` is `[rows, width]` flat, sums are in f64. `gains`, where given, multiply rows and direction, so
+/// that both act on a normalised state before its gain: those of the rows' norm and of the direction's,
+/// `[width]` each.
 pub fn cosines(
     rows: &[f32],
     direction: &[f32],
