@@ -4,8 +4,9 @@ use burn::tensor::Device;
 use modelsmith_core::host::Host;
 use modelsmith_core::method::find;
 use modelsmith_data::Tokenizer;
+use modelsmith_engine::edit::measure::{Scored, perplexity_me};
 use modelsmith_engine::edit::{
-    Action, EditFolder, EditOptions, Editor, Guard, Statement, edited, perplexity, read_texts, run,
+    Action, EditFolder, EditOptions, Editor, Guard, Statement, edited, read_texts, run,
 };
 use modelsmith_engine::generate::{GenerateOptions, generate};
 use modelsmith_engine::recipe::Named;
@@ -294,11 +295,16 @@ fn a_batch_that_hurts_ordinary_text_is_refused_and_those_before_it_stay() {
     let opened = EditFolder::open(&guarded.output).unwrap();
     let after = edited(&opened, None, None, &Device::flex()).unwrap();
     let tokenizer = Tokenizer::load(house()).unwrap();
-    let texts = read_texts(&texts, 0, &tokenizer, false).unwrap();
-    let (before, now) = (
-        perplexity(&host(), &texts).unwrap(),
-        perplexity(&after, &texts).unwrap(),
-    );
+    let texts = read_texts(&texts, 0).unwrap();
+    let perplexity = |host: &Transformer| {
+        let model = Scored {
+            host,
+            tokenizer: &tokenizer,
+            hooks: &[],
+        };
+        perplexity_me(&model, &texts).unwrap()
+    };
+    let (before, now) = (perplexity(&host()), perplexity(&after));
     assert!(now <= 1.05 * before, "{before} to {now}");
 }
 

@@ -5,9 +5,9 @@
 
 use super::change::{Change, write};
 use super::facts::Prompt;
+use super::measure::{Scored, perplexity_rows};
 use super::mlps::{Mlp, mlps};
 use super::moments;
-use super::perplexity::perplexity;
 use super::rows::Rows;
 use crate::generate::{GenerateOptions, generate};
 use crate::sampler::Sampler;
@@ -23,6 +23,7 @@ const LAYER: usize = 3;
 
 struct World {
     host: Transformer,
+    tokenizer: Tokenizer,
     mlps: Vec<Mlp>,
     /// Texts of the model itself.
     stories: Vec<Vec<u32>>,
@@ -63,6 +64,7 @@ impl World {
             mlps,
             stories,
             host,
+            tokenizer,
         }
     }
 
@@ -93,6 +95,16 @@ impl World {
         }
     }
 
+    /// Perplexity of two of the stories.
+    fn perplexity(&self, host: &Transformer) -> f64 {
+        let model = Scored {
+            host,
+            tokenizer: &self.tokenizer,
+            hooks: &[],
+        };
+        perplexity_rows(&model, self.stories[20..22].to_vec()).unwrap()
+    }
+
     /// The norm of a method's change of one size, and the perplexity after it.
     fn edit(&self, method: &dyn ClosedForm, word: u32, keys: &Keys) -> (f64, f64) {
         let weight = self.mlps[LAYER].matrix(&self.host).unwrap();
@@ -110,10 +122,7 @@ impl World {
         let update = method.solve(&problem).unwrap();
         let mut host = self.host.clone();
         write(&mut host, &Change::new(&self.mlps[LAYER], LAYER, &update)).unwrap();
-        (
-            update.norm(),
-            perplexity(&host, &self.stories[20..22]).unwrap(),
-        )
+        (update.norm(), self.perplexity(&host))
     }
 }
 
@@ -123,7 +132,7 @@ fn a_word_at_the_very_start_makes_rome_collapse_and_not_c_rome() {
         return;
     };
     let world = World::new(&PathBuf::from(data).join("lm/stories260k-hf"));
-    let healthy = perplexity(&world.host, &world.stories[20..22]).unwrap();
+    let healthy = world.perplexity(&world.host);
     assert!(world.words.len() > 30, "{} words", world.words.len());
     let mut worst = [(0.0_f64, 0.0_f64); 2];
     let (mut found, mut lost) = (0, 0);

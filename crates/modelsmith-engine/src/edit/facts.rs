@@ -1,7 +1,9 @@
 //! Facts in tokens: a fact's prompts under all contexts, and where each is looked up.
 
+use super::measure::target_ids;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_data::Tokenizer;
+use modelsmith_data::edits::target_text;
 use modelsmith_methods::edit::Lookup;
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +59,7 @@ impl Fact {
             let whole = context.replacen("{}", prompt, 1);
             read_prompt(tokenizer, &whole, subject, lookup)
         };
-        let target = format!(" {}", statement.target.trim_start());
-        let target = tokenizer.encode(&target, false)?;
+        let target = target_ids(tokenizer, &target_text(&statement.target))?;
         if target.is_empty() {
             return Err(Error::Usage(format!(
                 "the target {:?} of {subject:?} has no token; give an answer in words",

@@ -9,6 +9,7 @@ mod change;
 #[cfg(test)]
 mod collapse;
 mod contexts;
+mod curve;
 mod editor;
 mod export;
 mod facts;
@@ -21,7 +22,6 @@ mod mlps;
 mod moments;
 #[cfg(test)]
 mod parity;
-mod perplexity;
 mod requests;
 mod rows;
 mod search;
@@ -30,13 +30,13 @@ mod span;
 pub mod surgery;
 mod trace;
 
+pub use curve::{Curve, CurveOptions, Point, SCORES, curve_table, curves};
 pub use editor::{Editor, Figures, Step};
 pub use export::{ExportOptions, Exported, export};
 pub use facts::Statement;
 pub use folder::{EditFolder, Entry, Header};
 pub use guard::{Action, Guard};
 pub use listing::{Listing, listing, undo};
-pub use perplexity::perplexity;
 pub use requests::{requests, writes_one};
-pub use session::{EditOptions, Made, Report, edited, read_texts, run};
+pub use session::{EditOptions, Made, Report, edited, read_texts, run, tokens};
 pub use trace::{Effects, PLACES, Trace, TraceOptions, trace, trace_file};

@@ -5,7 +5,7 @@ use super::editor::{Editor, Figures};
 use super::facts::Statement;
 use super::folder::{EditFolder, Header};
 use super::guard::{Action, Guard};
-use super::perplexity::perplexity;
+use super::measure::{Scored, perplexity_me};
 use crate::adapter_folder::base_hash;
 use crate::recipe::Named;
 use crate::registry::edit_method;
@@ -13,10 +13,14 @@ use crate::signals::Stop;
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_data::Tokenizer;
-use modelsmith_data::read::{ReadOptions, Source};
+use modelsmith_data::read::{Location, ReadOptions, Source};
 use modelsmith_hosts::Transformer;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Tokens of a text of a corpus that are read at most.
+const LONGEST: usize = 1024;
 
 /// What is asked of a sequence of edits.
 #[derive(Clone, Debug)]
@@ -110,13 +114,20 @@ pub fn run(
         .cloned()
         .collect();
     let texts = match &options.guard_texts {
-        Some(path) if options.guard.action != Action::Off => {
-            Some(read_texts(path, 0, &editor.tokenizer, false)?)
-        }
+        Some(path) if options.guard.action != Action::Off => Some(read_texts(path, 0)?),
         _ => None,
     };
     let base = modelsmith_hosts::load(&options.host, &device)?;
     let norms = editor.norms_of(&base)?;
+    let tokenizer = editor.tokenizer.clone();
+    let perplexity = |host: &Transformer, texts: &[String]| {
+        let model = Scored {
+            host,
+            tokenizer: &tokenizer,
+            hooks: &[],
+        };
+        perplexity_me(&model, texts)
+    };
     let healthy = texts.as_deref().map(|texts| perplexity(&base, texts));
     let healthy = healthy.transpose()?;
     drop(base);
@@ -193,8 +204,8 @@ fn begin(options: &EditOptions, device: &Device) -> Result<(Editor, EditFolder)>
     let written = Named {
         name: options.method.name.clone(),
         options: match method.options() {
-            serde_json::Value::Object(options) => options,
-            _ => serde_json::Map::new(),
+            Value::Object(options) => options,
+            _ => Map::new(),
         },
     };
     let mut editor = Editor::new(host, tokenizer, method, contexts, options.seed)?;
@@ -227,7 +238,8 @@ fn begin(options: &EditOptions, device: &Device) -> Result<(Editor, EditFolder)>
         None => EditFolder::create(&options.output, header)?,
     };
     if let Some((path, hash)) = corpus {
-        let texts = read_texts(&path, options.corpus_limit, &editor.tokenizer, true)?;
+        let texts = read_texts(&path, options.corpus_limit)?;
+        let texts = tokens(&editor.host, &editor.tokenizer, &texts)?;
         let key = format!(
             "{} {hash} {} {:?}",
             folder.header.base_hash,
@@ -273,6 +285,22 @@ pub fn edited(
     only: Option<&[u64]>,
     device: &Device,
 ) -> Result<Transformer> {
+    let (_, mut host) = base_of(folder, base, device)?;
+    let made = folder.steps()?;
+    for number in only.unwrap_or(&made) {
+        for change in &folder.read(*number)?.changes {
+            write(&mut host, change)?;
+        }
+    }
+    Ok(host)
+}
+
+/// The base of a folder of edits, or another copy of it, checked by its hash.
+pub(crate) fn base_of<'a>(
+    folder: &'a EditFolder,
+    base: Option<&'a Path>,
+    device: &Device,
+) -> Result<(&'a Path, Transformer)> {
     let base = base.unwrap_or(&folder.header.base);
     crate::model::check_folder(base)?;
     let hash = base_hash(base)?;
@@ -287,43 +315,45 @@ pub fn edited(
             ),
         ));
     }
-    let mut host = modelsmith_hosts::load(base, device)?;
-    let made = folder.steps()?;
-    for number in only.unwrap_or(&made) {
-        for change in &folder.read(*number)?.changes {
-            write(&mut host, change)?;
-        }
-    }
-    Ok(host)
+    Ok((base, modelsmith_hosts::load(base, device)?))
 }
 
-/// The rows of a file of texts in tokens.
+/// The texts of a file: lines of JSON with `text`, or plain lines; `limit` of them, 0 for all.
 ///
 /// # Errors
 /// Rows without `text`, a file that cannot be read.
-pub fn read_texts(
-    path: &Path,
-    limit: usize,
-    tokenizer: &Tokenizer,
-    special: bool,
-) -> Result<Vec<Vec<u32>>> {
+pub fn read_texts(path: &Path, limit: usize) -> Result<Vec<String>> {
     let options = ReadOptions {
         limit,
         document: modelsmith_data::Document::Line,
         ..ReadOptions::default()
     };
-    let longest = tokenizer.max_length().unwrap_or(1024).min(1024);
     let source = Source::open(path, &options)?;
-    let mut texts = Vec::new();
-    for row in source.rows() {
+    let text = |row: Result<(Location, Map<String, Value>)>| {
         let (at, row) = row?;
-        let text = row.get("text").and_then(serde_json::Value::as_str);
-        let text = text.ok_or_else(|| at.error("has no `text`; a row of a corpus needs one"))?;
-        let mut ids = tokenizer.encode(text, special)?;
+        let text = row.get("text").and_then(Value::as_str);
+        let problem = "has no `text`; a row of a corpus needs one";
+        text.map(str::to_owned).ok_or_else(|| at.error(problem))
+    };
+    source.rows().map(text).collect()
+}
+
+/// Texts in tokens, with what the tokenizer puts around a text, cut to what the model can read.
+///
+/// # Errors
+/// Texts that the tokenizer cannot express.
+pub fn tokens(
+    host: &Transformer,
+    tokenizer: &Tokenizer,
+    texts: &[String],
+) -> Result<Vec<Vec<u32>>> {
+    let longest = host.max_positions().min(LONGEST);
+    let tokens = |text: &String| {
+        let mut ids = tokenizer.encode(text, true)?;
         ids.truncate(longest);
-        texts.push(ids);
-    }
-    Ok(texts)
+        Ok(ids)
+    };
+    texts.iter().map(tokens).collect()
 }
 
 fn file_hash(path: &Path) -> Result<String> {

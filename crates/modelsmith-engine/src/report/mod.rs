@@ -5,6 +5,7 @@
 //! script; the script adds hover values, zoom and the switching of curves.
 
 mod comparison;
+mod curves;
 mod data;
 mod draw;
 mod heat;
@@ -13,6 +14,8 @@ mod sample_table;
 mod series;
 mod trace;
 
+pub use curves::curves_page;
+pub(crate) use curves::table as curves_table;
 pub use trace::trace_page;
 
 use crate::run_info::is_held;

@@ -1,7 +1,9 @@
 //! Edits: batches as they are made, what a folder holds, what was written.
 
 use super::{Align, Table, decimal, seconds};
-use modelsmith_engine::edit::{Entry, Exported, Figures, Listing, Made, Report, Trace};
+use modelsmith_engine::edit::{
+    Curve, Entry, Exported, Figures, Listing, Made, Report, Trace, curve_table,
+};
 
 /// A batch that was made, in a line.
 pub(crate) fn batch(made: &Made<'_>) -> String {
@@ -104,6 +106,19 @@ pub(crate) fn edit_export(found: &Exported) -> String {
         found.changed.len(),
         found.dtype,
     )
+}
+
+/// Where sequences of edits ended.
+pub(crate) fn curves(curves: &[Curve]) -> String {
+    let (columns, rows) = curve_table(curves);
+    let aligned = columns.iter().enumerate();
+    let aligned = aligned.map(|(place, name)| match place {
+        0 => (name.as_str(), Align::Left),
+        _ => (name.as_str(), Align::Right),
+    });
+    let mut table = Table::new(&aligned.collect::<Vec<_>>());
+    rows.into_iter().for_each(|row| table.row(row));
+    table.render()
 }
 
 /// Indirect effects by place and layer.

@@ -29,7 +29,10 @@ pub use entropy::{entropy, text_entropy};
 pub use forced::{Forced, Scored, forced};
 pub use free::{matches_any, normalised, stated_answer};
 pub use outcome::{Favoured, Outcome, Pair, agreement, harmonic_mean, magnitude, mean, success};
-pub use perplexity::{CorpusPerplexity, perplexity_corpus, perplexity_me, text_perplexity};
+pub use perplexity::{
+    CorpusPerplexity, perplexity_corpus, perplexity_me, perplexity_rows, text_perplexity,
+};
+pub(super) use query::target_ids;
 pub use query::{Query, prompt_ids};
 pub use record::{Asked, Freely, Protocol, Record, Scores, Set, read_records, write_records};
 pub use reference::{Snippet, Snippets, TermWeights};

@@ -20,11 +20,17 @@ pub fn text_perplexity(log_probs: &[f32]) -> f64 {
 /// # Errors
 /// No sentence of two tokens, and as [`forced`].
 pub fn perplexity_me(model: &Scored<'_>, texts: &[String]) -> Result<f64> {
-    let mut queries = Vec::with_capacity(texts.len());
-    for text in texts {
-        let ids = model.tokenizer.encode(text, false)?;
-        queries.extend((ids.len() > 1).then_some(Query { ids, prefix: 1 }));
-    }
+    let rows = texts.iter().map(|text| model.tokenizer.encode(text, false));
+    perplexity_rows(model, rows.collect::<Result<_>>()?)
+}
+
+/// [`perplexity_me`] of texts in tokens.
+///
+/// # Errors
+/// As there.
+pub fn perplexity_rows(model: &Scored<'_>, rows: Vec<Vec<u32>>) -> Result<f64> {
+    let long = rows.into_iter().filter(|ids| ids.len() > 1);
+    let queries: Vec<Query> = long.map(|ids| Query { ids, prefix: 1 }).collect();
     let found = forced(model, &queries)?;
     let each = found.iter().map(|one| text_perplexity(&one.log_probs));
     mean(each).ok_or_else(|| {

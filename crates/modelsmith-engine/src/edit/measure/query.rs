@@ -72,7 +72,10 @@ pub fn prompt_ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
 
 /// Tokens of a target with its space. A tokenizer that puts a space of its own in front of every text
 /// would make it two; the text without its space has the tokens that stand behind a prompt then.
-fn target_ids(tokenizer: &Tokenizer, with_space: &str) -> Result<Vec<u32>> {
+///
+/// # Errors
+/// A text that the tokenizer cannot express.
+pub(in crate::edit) fn target_ids(tokenizer: &Tokenizer, with_space: &str) -> Result<Vec<u32>> {
     let ids = tokenizer.encode(with_space, false)?;
     let bare = tokenizer.encode(with_space.trim_start(), false)?;
     let doubled = ids.len() == bare.len() + 1 && ids.ends_with(&bare);

@@ -103,11 +103,10 @@ fn group(
         ));
     }
     found.flipped /= seen;
-    for at in 0..2 {
-        found.inputs[at] /= seen;
-        found.silu[at] /= seen;
-        found.projection[at] = projection(hosts[at], operation, tokenizer, texts)?;
-    }
+    found.inputs = found.inputs.map(|sum| sum / seen);
+    found.silu = found.silu.map(|sum| sum / seen);
+    let [before, after] = hosts.map(|host| projection(host, operation, tokenizer, texts));
+    found.projection = [before?, after?];
     Ok(found)
 }
 

@@ -1,6 +1,7 @@
 //! `modelsmith edit`: facts written into a model's weights.
 
 mod apply;
+mod eval;
 mod export;
 mod show;
 mod trace;
@@ -16,10 +17,11 @@ Examples:
   modelsmith edit --host models/llama --requests facts.jsonl --corpus text.jsonl --output edits
   modelsmith edit --host models/llama --requests facts.jsonl --method r_rome --output edits
   modelsmith edit show edits
+  modelsmith edit eval edits --requests facts.jsonl
   modelsmith edit undo edits --last 3
   modelsmith edit export edits --output models/edited";
 
-/// Write facts into a model, list them, undo them
+/// Write facts into a model, measure, list and undo them
 ///
 /// Batches are kept in a folder of edits; the model itself is never written to. The same command
 /// again goes on where it stopped.
@@ -39,6 +41,7 @@ enum Name {
     Undo(undo::Undo),
     Export(export::Export),
     Trace(trace::Trace),
+    Eval(eval::Eval),
 }
 
 impl Edit {
@@ -50,6 +53,7 @@ impl Edit {
             Some(Name::Undo(flags)) => flags.execute(output),
             Some(Name::Export(flags)) => flags.execute(common, output),
             Some(Name::Trace(flags)) => flags.execute(common, output),
+            Some(Name::Eval(flags)) => flags.execute(common, output),
         }
     }
 }
