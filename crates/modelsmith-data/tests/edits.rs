@@ -257,7 +257,7 @@ fn mquake_records_keep_the_question_over_the_hops() {
     };
     let text = format!(
         r#"[{{"case_id": 1, "requested_rewrite": [{}, {}], "questions": ["a?", "b?", "c?"], "answer": "Rome", "answer_alias": [],
-            "new_answer": "Oslo", "new_answer_alias": ["Christiania"], "single_hops": [{}], "new_single_hops": [{}]}}]"#,
+            "new_answer": "Oslo", "new_answer_alias": ["Christiania"], "single_hops": [{}], "new_single_hops": [{}], "orig": {{"triples": [["Q1", "P6", "Q2"]], "new_triples": [["Q1", "P6", "Q3"]]}}}}]"#,
         rewrite("Acme", "Bo"),
         rewrite("Apex", "Cy"),
         hop("Al"),
@@ -273,6 +273,7 @@ fn mquake_records_keep_the_question_over_the_hops() {
     assert_eq!(instance.edits, ids);
     assert_eq!(instance.new_answers, ["Oslo", "Christiania"]);
     assert_eq!(instance.new_hops[0].answers, ["Bo", "Mr Bo"]);
+    assert_eq!(instance.new_hops[0].relation.as_deref(), Some("P6"));
 }
 
 #[test]

@@ -95,6 +95,9 @@ pub struct Hop {
     pub cloze: String,
     /// The answer with its aliases.
     pub answers: Vec<String>,
+    /// Name of the relation, where the file gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relation: Option<String>,
 }
 
 impl EditRequest {

@@ -29,8 +29,8 @@ pub(super) fn read(record: &Fields<'_>, number: usize) -> Read {
         questions,
         answers: answers(record, "answer"),
         new_answers: answers(record, "new_answer"),
-        hops: hops(record, "single_hops"),
-        new_hops: hops(record, "new_single_hops"),
+        hops: hops(record, "single_hops", "triples"),
+        new_hops: hops(record, "new_single_hops", "new_triples"),
     };
     Read {
         requests,
@@ -46,13 +46,18 @@ fn answers(record: &Fields<'_>, key: &str) -> Vec<String> {
     answers
 }
 
-fn hops(record: &Fields<'_>, key: &str) -> Vec<Hop> {
-    let hops = record.objects(key).into_iter().map(|hop| {
+/// The hops, whose relations stand in the list of triples `[subject, relation, object]` of the same order.
+fn hops(record: &Fields<'_>, key: &str, triples: &str) -> Vec<Hop> {
+    let triples = record.value("orig").and_then(|orig| orig.get(triples));
+    let relation = |at: usize| Some(triples?.get(at)?.get(1)?.as_str()?.to_owned());
+    let hops = record.objects(key).into_iter().enumerate();
+    let hops = hops.map(|(at, hop)| {
         let (question, cloze) = (hop.text("question"), hop.text("cloze"));
         Some(Hop {
             answers: answers(&hop, "answer"),
             question: question?,
             cloze: cloze?,
+            relation: relation(at),
         })
     });
     hops.flatten().collect()

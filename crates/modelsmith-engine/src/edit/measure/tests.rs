@@ -8,7 +8,7 @@ use modelsmith_core::capture::Noise;
 use modelsmith_core::files::read_json;
 use modelsmith_core::random::Stream;
 use modelsmith_data::Tokenizer;
-use modelsmith_data::edits::EditRequest;
+use modelsmith_data::edits::{EditRequest, Hop, Instance};
 use modelsmith_hosts::Transformer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -450,4 +450,107 @@ fn a_space_of_the_tokenizer_itself_is_not_counted_twice() {
         let decoded = tokenizer.decode(query.target(), true).unwrap();
         assert_eq!(decoded.trim(), target);
     }
+}
+
+#[test]
+fn a_measurement_goes_on_where_it_stopped() {
+    let house = House::new(5);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.jsonl");
+    let options = MeasureOptions::default();
+    let (whole, expected) = score(&house.bare(), &house.edits, &options).unwrap();
+    let part = score_file(&house.bare(), &house.edits[..2], &options, &path).unwrap();
+    assert_eq!(part.records, 2);
+    let all = score_file(&house.bare(), &house.edits, &options, &path).unwrap();
+    same(&all, &expected);
+    assert_eq!(read_records(&path).unwrap().len(), 5);
+    let none = changes(&whole, &whole).unwrap();
+    assert!(
+        none.values()
+            .flatten()
+            .all(|(_, change)| change.difference == 0.0)
+    );
+    std::fs::write(&path, "{}\nno record\n").unwrap();
+    let problem = score_file(&house.bare(), &house.edits, &options, &path).unwrap_err();
+    assert!(
+        problem.to_string().contains("line 1: no record"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn hops_and_questions_are_scored_by_what_the_model_knows() {
+    let house = House::new(2);
+    let hop = |edit: &EditRequest, answer: Option<&str>| Hop {
+        question: String::new(),
+        cloze: edit.filled(),
+        answers: answer.map(str::to_owned).into_iter().collect(),
+        relation: None,
+    };
+    let [first, second] = &house.edits[..] else {
+        panic!("two edits");
+    };
+    let truth = |edit: &EditRequest| hop(edit, edit.target_true.as_deref());
+    let instance = |hops: Vec<Hop>| Instance {
+        id: "one".into(),
+        questions: vec!["Who?".into(), "What?".into()],
+        new_answers: vec!["nobody at all".into()],
+        new_hops: hops,
+        ..Instance::default()
+    };
+    let all = [
+        instance(vec![truth(first), truth(second)]),
+        instance(vec![truth(first), hop(second, Some(&second.target_new))]),
+    ];
+    let few = Answering {
+        max_tokens: 8,
+        ..Answering::default()
+    };
+    let shown = Demonstrations::default();
+    let found = score_instances(&house.bare(), &all, &shown, "", &few).unwrap();
+    assert_eq!(found[0].hops, [true, true]);
+    assert_eq!(found[1].hops, [true, false]);
+    assert!(found[0].is_recalled() && !found[1].is_recalled());
+    assert_eq!(found[0].answers.len(), 2);
+    assert!(!found[0].is_answered());
+}
+
+#[test]
+fn tasks_are_asked_with_as_many_examples_as_fit() {
+    let house = House::new(1);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reviews.test");
+    let lines: String = (0..40)
+        .map(|number| {
+            format!(
+                "{} a film {}.\n",
+                number % 2,
+                "and more ".repeat(number % 7)
+            )
+        })
+        .collect();
+    std::fs::write(&path, &lines).unwrap();
+    let options = TaskOptions {
+        shots: 4,
+        tests: 12,
+    };
+    let task = Task::read(TaskForm::Sst2, &path, &options).unwrap();
+    let result = task.measure(&house.bare()).unwrap();
+    assert_eq!(result.labels, [0, 1].repeat(6));
+    assert!(result.likeliest.iter().all(Option::is_some));
+    for score in [
+        result.f1_written(),
+        result.f1_likeliest(),
+        result.matthews_written(),
+    ] {
+        assert!((-1.0..=1.0).contains(&score));
+    }
+    let change = result.change_since(&result).unwrap();
+    assert_eq!(
+        (change.difference, change.low, change.high),
+        (0.0, 0.0, 0.0)
+    );
+    std::fs::write(&path, "1 a\n0 b\n").unwrap();
+    let problem = Task::read(TaskForm::Sst2, &path, &options).unwrap_err();
+    assert!(problem.to_string().contains("2 rows"), "{problem}");
 }

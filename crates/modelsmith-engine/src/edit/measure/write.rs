@@ -88,6 +88,8 @@ fn cleaned(text: &str) -> String {
 pub struct Answering {
     /// Tokens at most.
     pub max_tokens: usize,
+    /// Texts that end an answer; they are no part of it.
+    pub stop: Vec<String>,
     /// Put prompts into the model's chat template as the user's turn.
     pub chat: bool,
     /// Answers written at once.
@@ -98,13 +100,14 @@ impl Default for Answering {
     fn default() -> Self {
         Self {
             max_tokens: 512,
+            stop: vec![".".into(), "\n".into()],
             chat: false,
             batch_size: 32,
         }
     }
 }
 
-/// The likeliest continuation of each prompt up to a full stop, a line's end or the model's own end.
+/// The likeliest continuation of each prompt up to a text that ends answers or the model's own end.
 ///
 /// # Errors
 /// As [`generate`]; a chat that the tokenizer has no template for.
@@ -118,7 +121,7 @@ pub fn answers(model: &Scored<'_>, prompts: &[String], options: &Answering) -> R
         top_k: 0,
         top_p: 1.0,
         repetition_penalty: 1.0,
-        stop: vec![".".into(), "\n".into()],
+        stop: options.stop.clone(),
         seed: 0,
         batch_size: options.batch_size,
     };
