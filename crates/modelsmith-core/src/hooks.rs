@@ -222,6 +222,11 @@ pub trait Hooks: Send + Sync {
         let _ = (call, x, y);
         None
     }
+    /// Told before a pass over prompts with their answers behind them how many tokens of each row, from its
+    /// first real one, are the prompt. It speaks of that pass only; of others all tokens are the prompt.
+    fn given(&self, lengths: &[usize]) {
+        let _ = lengths;
+    }
     /// Told between two passes with one cache that only these rows of the batch go on, in this order.
     fn keep_rows(&self, kept: &[usize]) {
         let _ = kept;

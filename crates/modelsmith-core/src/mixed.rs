@@ -256,6 +256,16 @@ impl Hooks for Mixed<'_> {
         self.hooks.first().map_or(0, |hooks| hooks.prefix())
     }
 
+    fn given(&self, lengths: &[usize]) {
+        let of_rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+        for (number, hooks) in self.hooks.iter().enumerate() {
+            let own = of_rows.iter().zip(lengths);
+            let own = own.filter(|(row, _)| **row == Some(number));
+            let own: Vec<usize> = own.map(|(_, length)| *length).collect();
+            hooks.given(&own);
+        }
+    }
+
     fn keep_rows(&self, kept: &[usize]) {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         *rows = kept.iter().map(|row| rows[*row]).collect();

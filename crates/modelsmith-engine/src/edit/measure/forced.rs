@@ -47,7 +47,7 @@ pub struct Forced {
 }
 
 /// Predictions of all queries, in their order. Rows of like length share a pass, and logits are made at
-/// the predicted places only.
+/// the predicted places only. Hooks are told where the prompts end.
 ///
 /// # Errors
 /// A model that does not predict next tokens, queries that are longer than its positions.
@@ -108,6 +108,8 @@ fn pass(model: &Scored<'_>, rows: &[&Query]) -> Result<Vec<Forced>> {
         targets.extend(query.target().iter().map(|id| i64::from(*id)));
     }
     let count = places.len();
+    let given: Vec<usize> = rows.iter().map(|query| query.prefix).collect();
+    model.hooks.iter().for_each(|hooks| hooks.given(&given));
     let none = Pass::default();
     let hidden = host.hidden(&input, &none, model.hooks, None)?;
     let width = hidden.dims()[2];

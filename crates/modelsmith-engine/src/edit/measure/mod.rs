@@ -43,7 +43,7 @@ pub use perplexity::{
 pub(super) use query::target_ids;
 pub use query::{Query, prompt_ids};
 pub use record::{Asked, Freely, Protocol, Record, Scores, Set, read_records, write_records};
-pub use reference::{Snippet, Snippets, TermWeights};
+pub use reference::{Snippet, Snippets, cosine};
 pub use resume::score_file;
 pub use score::{MeasureOptions, score, score_each};
 pub use summary::{Figure, Summary};

@@ -6,12 +6,14 @@ use crate::house::HouseConfig;
 use burn::tensor::{Device, Tensor, TensorData};
 use modelsmith_core::capture::Noise;
 use modelsmith_core::files::read_json;
+use modelsmith_core::hooks::Hooks;
 use modelsmith_core::random::Stream;
-use modelsmith_data::Tokenizer;
-use modelsmith_data::edits::{EditRequest, Hop, Instance};
+use modelsmith_data::edits::{EditRequest, Hop, HostChecks, Instance, OpenEdits, open};
+use modelsmith_data::{Terms, Tfidf, Tokenizer};
 use modelsmith_hosts::Transformer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -75,9 +77,9 @@ fn words_are_those_of_nltk() {
 #[test]
 fn cosines_are_those_of_scikit_learn() {
     let all = fixture("cosines");
-    let weights = TermWeights::fit(list(&all["texts"]).iter().map(text));
+    let weights = Tfidf::fit(&[Terms::Words], list(&all["texts"]).iter().map(text));
     for pair in list(&all["pairs"]) {
-        let found = weights.cosine(text(&pair["one"]), text(&pair["other"]));
+        let found = cosine(&weights, text(&pair["one"]), text(&pair["other"]));
         near(found, &pair["cosine"], 1e-6);
     }
 }
@@ -553,4 +555,72 @@ fn tasks_are_asked_with_as_many_examples_as_fit() {
     std::fs::write(&path, "1 a\n0 b\n").unwrap();
     let problem = Task::read(TaskForm::Sst2, &path, &options).unwrap_err();
     assert!(problem.to_string().contains("2 rows"), "{problem}");
+}
+
+/// Keeps what it is told of prompts, and how many tokens a pass reads.
+#[derive(Default)]
+struct Told(Mutex<Vec<Vec<usize>>>);
+
+impl Hooks for Told {
+    fn given(&self, lengths: &[usize]) {
+        self.0.lock().unwrap().push(lengths.to_vec());
+    }
+}
+
+#[test]
+fn hooks_are_told_where_prompts_end() {
+    let house = House::new(1);
+    let told = Told::default();
+    let model = Scored {
+        hooks: &[&told],
+        ..house.bare()
+    };
+    let query = |prompt, target| Query::new(&house.tokenizer, prompt, target).unwrap();
+    let long = query("The city where Ada Marlow was born is", "Oslo");
+    let short = query("Ada Marlow was born in", "Redfield Motors");
+    forced(&model, &[long.clone(), short.clone()]).unwrap();
+    // Rows stand in order of their lengths.
+    let mut rows = [&long, &short];
+    rows.sort_by_key(|query| query.ids.len());
+    assert_eq!(
+        *told.0.lock().unwrap(),
+        [rows.map(|query| query.prefix).to_vec()]
+    );
+}
+
+#[test]
+fn facts_of_counterfact_are_measured_on_a_model_that_does_not_know_them() {
+    let Some(data) = std::env::var_os("MODELSMITH_DATA").map(PathBuf::from) else {
+        return;
+    };
+    let folder = data.join("lm/stories260k-hf");
+    let file = data.join("knowledge_editing/knowledgespread/counterfact-edit.json");
+    if !folder.exists() || !file.exists() {
+        return;
+    }
+    let host = modelsmith_hosts::load(&folder, &Device::flex()).unwrap();
+    let tokenizer = Tokenizer::load(&folder).unwrap();
+    let encode = |text: &str, special: bool| tokenizer.encode(text, special);
+    let checks = HostChecks {
+        encode: Some(&encode),
+        positions: Some(512),
+    };
+    let some = OpenEdits {
+        limit: 200,
+        ..OpenEdits::default()
+    };
+    let edits = open(file, &some, checks).unwrap().requests;
+    let model = Scored {
+        host: &host,
+        tokenizer: &tokenizer,
+        hooks: &[],
+    };
+    let (records, summary) = score(&model, &edits, &MeasureOptions::default()).unwrap();
+    assert_eq!(records.len(), 200);
+    // The model tells stories to children: which of two countries is right it guesses.
+    let [es, ps, ns, nm, _] = table(&summary);
+    for score in [es, ps, ns] {
+        assert!((35.0..65.0).contains(&score), "{es} {ps} {ns}");
+    }
+    assert!(nm.abs() < 1.0, "{nm}");
 }
