@@ -35,6 +35,8 @@ pub struct Tfidf {
 struct Kind {
     terms: Terms,
     places: BTreeMap<String, (u32, f64)>,
+    /// Rarity of a term that no text held.
+    unseen: f64,
 }
 
 impl Tfidf {
@@ -62,16 +64,31 @@ impl Tfidf {
 
     /// The vector of a text, of length 1; empty where the text holds no known term.
     pub fn vector(&self, text: &str) -> Sparse {
-        let mut found = Vec::new();
+        self.scaled(text, false)
+    }
+
+    /// The part of a text's vector that lies on known terms, where terms that no text held count as the rarest.
+    /// It is shorter than 1 by what is unknown: a text of which only "the" is known is near nothing.
+    pub fn known_part(&self, text: &str) -> Sparse {
+        self.scaled(text, true)
+    }
+
+    fn scaled(&self, text: &str, unknown: bool) -> Sparse {
+        let mut found: Vec<(u32, f64)> = Vec::new();
+        let mut kinds = 0.0;
         for kind in &self.kinds {
-            let mut weights = kind.weights(text);
-            scale(&mut weights);
-            found.extend(weights);
+            let (weights, beside) = kind.weights(text);
+            let known: f64 = weights.iter().map(|(_, x)| x * x).sum();
+            let length = (known + if unknown { beside } else { 0.0 }).sqrt();
+            if length > 0.0 {
+                kinds += 1.0;
+                found.extend(weights.into_iter().map(|(place, x)| (place, x / length)));
+            }
         }
-        scale(&mut found);
+        let all = f64::sqrt(kinds);
         found
             .into_iter()
-            .map(|(place, x)| (place, x as f32))
+            .map(|(place, x)| (place, (x / all) as f32))
             .collect()
     }
 }
@@ -96,17 +113,20 @@ impl Kind {
         Self {
             terms,
             places: places.collect(),
+            unseen: ((1 + count) as f64).ln() + 1.0,
         }
     }
 
-    fn weights(&self, text: &str) -> Vec<(u32, f64)> {
-        let counts = self.terms.count(text).into_iter();
-        counts
-            .filter_map(|(term, count)| {
-                let (place, rarity) = self.places.get(&term)?;
-                Some((*place, count as f64 * rarity))
-            })
-            .collect()
+    /// Weights of the known terms of a text, and the sum of squares of the others'.
+    fn weights(&self, text: &str) -> (Vec<(u32, f64)>, f64) {
+        let (mut known, mut unknown) = (Vec::new(), 0.0);
+        for (term, count) in self.terms.count(text) {
+            match self.places.get(&term) {
+                Some((place, rarity)) => known.push((*place, f64::from(count) * rarity)),
+                None => unknown += (f64::from(count) * self.unseen).powi(2),
+            }
+        }
+        (known, unknown)
     }
 }
 
@@ -148,13 +168,6 @@ fn blanks(text: &str) -> Vec<char> {
         blank = white;
     }
     found
-}
-
-fn scale(weights: &mut [(u32, f64)]) {
-    let length = weights.iter().map(|(_, x)| x * x).sum::<f64>().sqrt();
-    if length > 0.0 {
-        weights.iter_mut().for_each(|(_, x)| *x /= length);
-    }
 }
 
 #[cfg(test)]
@@ -230,6 +243,11 @@ mod tests {
             assert!((dot(&vector, &vector) - 1.0).abs() < 1e-6);
             assert!(vector.windows(2).all(|pair| pair[0].0 < pair[1].0));
         }
+        for text in TEXTS {
+            assert_eq!(fitted.known_part(text), fitted.vector(text));
+        }
+        let part = fitted.known_part("should elephants vanish");
+        assert!(dot(&part, &part) < 0.3, "{}", dot(&part, &part));
         assert!(fitted.vector("zz").is_empty());
         assert!(fitted.vector("").is_empty());
         assert_eq!(

@@ -118,6 +118,7 @@ fn options() -> Surgery {
 #[test]
 fn a_mood_moves_both_ways_at_little_cost_and_against_the_papers_sign() {
     let Some(stories) = Stories::read() else {
+        eprintln!("skipped: no data");
         return;
     };
     let (preference, options) = (stories.preference(), options());
@@ -171,6 +172,7 @@ fn a_mood_moves_both_ways_at_little_cost_and_against_the_papers_sign() {
 #[test]
 fn the_account_of_an_operation_and_of_two() {
     let Some(stories) = Stories::read() else {
+        eprintln!("skipped: no data");
         return;
     };
     let operation = stories.operate(1, &options());

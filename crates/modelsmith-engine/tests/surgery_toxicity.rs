@@ -6,13 +6,11 @@ mod common;
 use burn::tensor::Device;
 use modelsmith_core::files::{atomic_bytes, atomic_json};
 use modelsmith_data::{DataConfig, Tokenizer};
+use modelsmith_engine::Sampler;
 use modelsmith_engine::edit::surgery::{
     Behaviour, Continuations, Judge, Length, Region, Surgery, SweepOptions, Texts, Windows, edited,
     examples, operate, reduction, sweep,
 };
-use modelsmith_engine::merge::{MergeOptions, run as merge};
-use modelsmith_engine::model::{AdapterRef, ModelOptions};
-use modelsmith_engine::{Recipe, Sampler, Stop, tune};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -63,32 +61,13 @@ fn model(data: &Path, folder: &Path, texts: &Texts) -> PathBuf {
         .collect();
     let path = folder.join("tweets.jsonl");
     atomic_bytes(&path, rows.join("\n").as_bytes()).unwrap();
-    let host = data.join("lm/stories260k-hf");
-    let recipe = json!({
-        "host": {"path": host},
-        "data": {"path": path, "batch_size": 32},
-        "method": {"name": "full"},
-        "train": {"max_steps": 600, "learning_rate": 0.002},
-        "output": {"dir": folder.join("runs"), "name": "tweets"}
-    });
-    let recipe = Recipe::from_value(recipe, &[]).unwrap();
-    let done = tune::run(recipe, &Stop::default(), &mut common::Silence).unwrap();
-    let output = folder.join("model");
-    merge(&MergeOptions {
-        model: ModelOptions {
-            host: Some(host),
-            adapters: vec![AdapterRef {
-                path: done.artifact,
-                weight: 1.0,
-            }],
-            ..ModelOptions::default()
-        },
-        output: output.clone(),
-        dtype: None,
-        max_shard_bytes: u64::MAX,
-    })
-    .unwrap();
-    output
+    common::tuned_whole(
+        &data.join("lm/stories260k-hf"),
+        json!({"path": path, "batch_size": 32}),
+        json!({"max_steps": 600, "learning_rate": 0.002}),
+        folder,
+        "tweets",
+    )
 }
 
 /// Some first words of texts, as tokens.
@@ -105,6 +84,7 @@ fn prompts(tokenizer: &Tokenizer, texts: &[String]) -> Vec<Vec<u32>> {
 #[ignore = "tunes a model, some minutes"]
 fn toxic_continuations_before_and_after() {
     let Some(data) = std::env::var_os("MODELSMITH_DATA").map(PathBuf::from) else {
+        eprintln!("skipped: no data");
         return;
     };
     let (for_judge, rest) = tweets(&data).split(0.5, 1);

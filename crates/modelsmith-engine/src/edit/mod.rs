@@ -23,6 +23,7 @@ mod moments;
 #[cfg(test)]
 mod parity;
 mod requests;
+pub mod rit;
 mod rows;
 mod search;
 mod session;
