@@ -86,14 +86,9 @@ mod tests {
 
     fn pairs(count: usize) -> Vec<(f64, bool)> {
         // Similar neighbours are right; below 0.5 every second is wrong.
+        let right = |at: usize| 2 * at >= count || at.is_multiple_of(2);
         (0..count)
-            .map(|at| at as f64 / count as f64)
-            .map(|similarity| {
-                (
-                    similarity,
-                    similarity >= 0.5 || (similarity * count as f64) as usize % 2 == 0,
-                )
-            })
+            .map(|at| (at as f64 / count as f64, right(at)))
             .collect()
     }
 
