@@ -1,6 +1,6 @@
 //! Which methods attach trained state to a host, and which of them wrote a saved adapter?
 
-use crate::{adapter, prompt};
+use crate::{adapter, edit, prompt};
 use modelsmith_core::error::{Error, Result, suggest};
 use modelsmith_core::method::Entry;
 use modelsmith_core::roles::Adapt;
@@ -16,7 +16,7 @@ pub fn attachable() -> impl Iterator<Item = &'static Entry<dyn Adapt>> {
 
 /// The method that reads each `peft_type`.
 pub(crate) fn types() -> impl Iterator<Item = &'static (&'static str, FromPeft)> {
-    adapter::PEFT.iter().chain(prompt::PEFT)
+    adapter::PEFT.iter().chain(prompt::PEFT).chain(edit::PEFT)
 }
 
 /// The configured method of a saved adapter, chosen by the `peft_type` of its configuration.

@@ -8,6 +8,7 @@
 mod alphaedit;
 mod emmet;
 mod fine_tuning;
+pub mod grace;
 mod layers;
 mod linear;
 mod memit;
@@ -26,6 +27,7 @@ pub use problem::{Keys, Problem, Update};
 pub use rome::{CRome, PRome, RRome, Rome};
 pub use search::{Contexts, Hits, Lookup, Reference, Search};
 
+use crate::saved::FromPeft;
 use modelsmith_core::Result;
 use modelsmith_core::method::{Entry, Method, defaults_of, read_options, schema_of};
 use serde_json::Value;
@@ -45,6 +47,9 @@ pub const TABLE: &[Entry<dyn Edit>] = &[
     row::<FtL>(),
     row::<LoraEdit>(),
 ];
+
+/// The method that reads each `peft_type`: editors that leave the weights as they are.
+pub const PEFT: &[(&str, FromPeft)] = &[("GRACE", grace::from_peft)];
 
 /// An editor's options.
 pub trait Edit: Send + Sync {
