@@ -22,16 +22,19 @@ impl Adam {
 
     /// A step against `gradient`.
     pub(super) fn step(&mut self, gradient: &[f32], learning_rate: f64) {
-        const B1: f32 = 0.9;
-        const B2: f32 = 0.999;
+        const B1: f64 = 0.9;
+        const B2: f64 = 0.999;
+        // Taken from 1 in f32, the second rate would be off in its fifth digit.
+        let (b1, b2) = (B1 as f32, B2 as f32);
+        let (new1, new2) = ((1.0 - B1) as f32, (1.0 - B2) as f32);
         self.steps += 1;
         let correct = |beta: f64| 1.0 - beta.powi(self.steps);
-        let rate = (learning_rate / correct(0.9)) as f32;
-        let root = correct(0.999).sqrt() as f32;
+        let rate = (learning_rate / correct(B1)) as f32;
+        let root = correct(B2).sqrt() as f32;
         for (place, g) in gradient.iter().enumerate() {
             let (m, v) = (&mut self.first[place], &mut self.second[place]);
-            *m = B1 * *m + (1.0 - B1) * g;
-            *v = B2 * *v + (1.0 - B2) * g * g;
+            *m = b1 * *m + new1 * g;
+            *v = b2 * *v + new2 * g * g;
             self.value[place] -= rate * *m / (v.sqrt() / root + 1e-8);
         }
     }
