@@ -1,7 +1,7 @@
 """Editors written out in PyTorch as their papers state them: the yardstick for numbers and for time.
 
 ROME (Meng et al. 2022), C-ROME (Yang et al. 2024), MEMIT (Meng et al. 2023), ENCORE (Gupta et al. 2025), PMET's
-target (Li et al. 2024). Facts come in tokens:
+target (Li et al. 2024), the value of an entry of GRACE (Hartvigsen et al. 2023). Facts come in tokens:
 
     {"prompts": [{"ids": [...], "lookup": 3}, ...],   the bare prompt first, then those behind contexts
      "essence": {"ids": [...], "lookup": 1},          "{subject} is a"
@@ -190,3 +190,31 @@ def memit(host, facts, layers, moments, memory, options, moment_weight, norm_wei
         memory[layer] += gram
         host.add(layer, change)
     return [steps for _, steps, _ in found], [loss for _, _, loss in found]
+
+
+def grace_value(host, fact, layer, value, steps, learning_rate):
+    """The trained value in the place of the MLP's output at the last prompt token, and the loss before every step."""
+    prompt, target = fact["prompts"][0]["ids"], fact["target"]
+    ids = torch.tensor([prompt + target[:-1]])
+    last = len(prompt) - 1
+    value = value.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([value], lr=learning_rate)
+
+    def put(_, inputs, output):
+        output = output.clone()
+        output[:, last] = value
+        return output
+
+    losses = []
+    for _ in range(steps):
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            handle = host.mlps[layer].register_forward_hook(put)
+            logits = host.model(input_ids=ids).logits
+            handle.remove()
+            places = torch.arange(len(target)) + last
+            loss = cross_entropy(logits[0, places], torch.tensor(target))
+            losses.append(loss.item())
+            loss.backward()
+            optimizer.step()
+    return value.detach(), losses

@@ -17,7 +17,7 @@ import transformers as tf
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
-from editing import Host, memit, rome, search  # noqa: E402
+from editing import Host, grace_value, memit, rome, search  # noqa: E402
 from fixtures import start  # noqa: E402
 
 OPTIONS = {
@@ -86,6 +86,10 @@ def case(model, name):
         out["searches"][reference] = [{"value": digits(value), "steps": steps, "loss": loss} for value, steps, loss in rows]
     rows = [search(base, fact, 0, "block", patient) for fact in batch]
     out["searches"]["patient"] = [{"value": digits(value), "steps": steps, "loss": loss} for value, steps, loss in rows]
+    size = base.weight(0).shape[0]
+    begun = torch.linspace(0, 1, size)
+    value, losses = grace_value(base, batch[0], 0, begun, 100, 1.0)
+    out["grace"] = {"value": digits(value), "losses": losses[:10]}
     for key, consistent in (("rome", False), ("c_rome", True)):
         host = Host(copy.deepcopy(model))
         rome(host, ends[1], 0, square, OPTIONS, consistent)

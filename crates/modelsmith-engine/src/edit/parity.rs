@@ -2,6 +2,7 @@
 
 use super::batch::{self, Known, remember};
 use super::facts::{Fact, Prompt};
+use super::grace::trained_value;
 use super::guard::Guard;
 use super::mlps::mlps;
 use super::search::targets;
@@ -9,6 +10,7 @@ use burn::tensor::Device;
 use faer::Mat;
 use modelsmith_core::files::read_json;
 use modelsmith_hosts::Transformer;
+use modelsmith_methods::edit::grace::GraceConfig;
 use modelsmith_methods::edit::{
     CRome, ClosedForm, Encore, Layers, Memit, Moment, Pmet, Reference, Rome, Search, Units,
 };
@@ -206,5 +208,36 @@ fn edits_agree() {
             ..Pmet::default()
         };
         check(name, "pmet", &edited(name, &pmet, &[0, 1], &batches));
+    }
+}
+
+#[test]
+fn values_of_a_codebook_agree() {
+    for name in HOSTS {
+        let (host, fixture) = (host(name), fixture(name));
+        let fact = facts(&fixture, "facts").remove(0);
+        let module = mlps(&host).unwrap()[0].site.path.clone();
+        let width = mlps(&host).unwrap()[0].site.outputs;
+        let begun: Vec<f32> = (0..width)
+            .map(|place| place as f32 / (width - 1) as f32)
+            .collect();
+        let config = GraceConfig {
+            module,
+            loss_stop: 0.0,
+            ..GraceConfig::default()
+        };
+        let (value, losses) = trained_value(&host, config, &fact, &begun).unwrap();
+        let expected = numbers(&fixture["grace"]["losses"]);
+        for (found, expected) in losses.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() < 1e-4,
+                "{name}: {found} {expected}"
+            );
+        }
+        let gap = difference(
+            value.iter().copied().map(f64::from),
+            &numbers(&fixture["grace"]["value"]),
+        );
+        assert!(gap < 1e-3, "{name}: {gap}");
     }
 }

@@ -1,13 +1,11 @@
 //! Keys, values, radii and labels, and the structural step of an edit (algorithm 1).
 
+use super::index::Index;
 use modelsmith_core::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// What is taken from a radius on a conflict, so that both entries keep apart.
 const GAP: f64 = 1e-5;
-
-/// Coordinates by which most keys are ruled out before their distance is computed.
-const SIGNATURE: usize = 16;
 
 /// An entry beside its key and value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,16 +53,6 @@ pub struct Codebook {
     keys: Vec<f32>,
     values: Vec<f32>,
     index: Index,
-}
-
-/// A few coordinates of every key, those that vary most: their distance is never above the whole one.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Index {
-    coordinates: Vec<usize>,
-    /// `[entries, SIGNATURE]`, filled up with zeros.
-    signatures: Vec<f32>,
-    /// Entries at which the coordinates were chosen.
-    chosen_at: usize,
     largest_radius: f64,
 }
 
@@ -114,6 +102,7 @@ impl Codebook {
             keys,
             values,
             index: Index::default(),
+            largest_radius: 0.0,
         };
         book.index_again();
         Ok(book)
@@ -163,7 +152,7 @@ impl Codebook {
     /// The entry whose value a query gets: the nearest one, where the query is within its radius.
     pub fn hit(&self, query: &[f32]) -> Option<usize> {
         // Whatever is nearer than a hit is within the largest radius too, so nothing else needs a look.
-        let (entry, distance) = self.nearest_within(query, self.index.largest_radius)?;
+        let (entry, distance) = self.nearest_within(query, self.largest_radius)?;
         (distance <= self.entries[entry].radius).then_some(entry)
     }
 
@@ -173,32 +162,18 @@ impl Codebook {
     }
 
     fn nearest_within(&self, query: &[f32], limit: f64) -> Option<(usize, f64)> {
-        if self.is_empty() {
-            return None;
-        }
-        let mut signature = [0.0_f32; SIGNATURE];
-        for (value, place) in signature.iter_mut().zip(&self.index.coordinates) {
-            *value = query[*place];
-        }
         let mut best: Option<(usize, f64)> = None;
-        // A little room, since signatures are compared in f32.
-        let bound = |limit: f64| (limit * limit * (1.0 + 1e-4) + 1e-12) as f32;
-        let mut within = bound(limit);
-        let rows = self.index.signatures.as_chunks::<SIGNATURE>().0;
-        for (entry, row) in rows.iter().enumerate() {
-            let mut sum = 0.0_f32;
-            for (a, b) in row.iter().zip(&signature) {
-                sum += (a - b) * (a - b);
-            }
-            if sum > within {
-                continue;
-            }
+        self.index.visit(query, limit, &mut |entry| {
             let found = self.distance(entry, query);
-            if found <= limit && best.is_none_or(|(_, nearest)| found < nearest) {
+            let is_nearer = best.is_none_or(|(other, nearest)| {
+                // The older one of two at the same distance.
+                found < nearest || (found == nearest && entry < other)
+            });
+            if found <= limit && is_nearer {
                 best = Some((entry, found));
-                within = bound(found);
             }
-        }
+            best.map_or(limit, |(_, nearest)| nearest)
+        });
         best
     }
 
@@ -244,8 +219,9 @@ impl Codebook {
                 for (key, query) in key.iter_mut().zip(query) {
                     *key = 0.5 * *key + 0.5 * query;
                 }
+                self.index_again();
             }
-            self.index_again();
+            self.measure_radii();
         }
         Placed {
             operation,
@@ -271,14 +247,13 @@ impl Codebook {
         self.keys.extend_from_slice(query);
         self.values
             .extend(std::iter::repeat_n(0.0, self.value_width));
-        // A split changes another radius; else one more signature is all.
         let count = self.entries.len();
-        if operation == Operation::Split || count >= 2 * self.index.chosen_at {
+        if count >= 2 * self.index.chosen_at() {
             self.index_again();
         } else {
-            self.index.push(query);
-            self.index.largest_radius = self.index.largest_radius.max(radius);
+            self.index.add(count - 1, query);
         }
+        self.measure_radii();
         Placed {
             operation,
             entry: count - 1,
@@ -328,40 +303,14 @@ impl Codebook {
         Ok(())
     }
 
-    /// Chooses the coordinates anew and lists all keys under them.
     fn index_again(&mut self) {
-        let width = self.key_width;
-        let mut sums = vec![(0.0_f64, 0.0_f64); width];
-        for key in self.keys.chunks_exact(width.max(1)) {
-            for ((sum, squares), value) in sums.iter_mut().zip(key) {
-                *sum += f64::from(*value);
-                *squares += f64::from(*value).powi(2);
-            }
-        }
-        let count = self.entries.len().max(1) as f64;
-        let spread = |place: usize| sums[place].1 / count - (sums[place].0 / count).powi(2);
-        let mut order: Vec<usize> = (0..width).collect();
-        order.sort_by(|a, b| spread(*b).total_cmp(&spread(*a)).then(a.cmp(b)));
-        order.truncate(SIGNATURE);
-        let radii = self.entries.iter().map(|entry| entry.radius);
-        self.index = Index {
-            coordinates: order,
-            signatures: Vec::with_capacity(self.entries.len() * SIGNATURE),
-            chosen_at: self.entries.len(),
-            largest_radius: radii.fold(0.0, f64::max),
-        };
-        for key in self.keys.chunks_exact(width.max(1)) {
-            self.index.push(key);
-        }
+        self.index = Index::new(&self.keys, self.key_width);
+        self.measure_radii();
     }
-}
 
-impl Index {
-    fn push(&mut self, key: &[f32]) {
-        self.signatures
-            .extend(self.coordinates.iter().map(|place| key[*place]));
-        let missing = SIGNATURE - self.coordinates.len();
-        self.signatures.extend(std::iter::repeat_n(0.0, missing));
+    fn measure_radii(&mut self) {
+        let radii = self.entries.iter().map(|entry| entry.radius);
+        self.largest_radius = radii.fold(0.0, f64::max);
     }
 }
 

@@ -9,6 +9,7 @@
 mod attached;
 mod codebook;
 mod files;
+mod index;
 
 pub use attached::{Grace, Replacement};
 pub use codebook::{Codebook, Entry, Operation, Placed};
