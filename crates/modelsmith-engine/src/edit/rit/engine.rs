@@ -97,10 +97,20 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// What the embedder refuses.
     pub fn new(store: Store, embedder: Box<dyn Embedder + 'a>, settings: Settings) -> Result<Self> {
+        Self::with_vectors(store, embedder, settings, Vec::new())
+    }
+
+    /// An engine over a store of which some vectors are known; those that no revision has are dropped.
+    pub(super) fn with_vectors(
+        store: Store,
+        embedder: Box<dyn Embedder + 'a>,
+        settings: Settings,
+        vectors: Vec<(u64, Vector)>,
+    ) -> Result<Self> {
         let mut engine = Self {
             store,
             embedder,
-            vectors: Vec::new(),
+            vectors,
             settings,
             lexicon: Lexicon::default(),
         };
@@ -111,6 +121,15 @@ impl<'a> Engine<'a> {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn vectors(&self) -> &[(u64, Vector)] {
+        &self.vectors
+    }
+
+    /// The embedder's name.
+    pub fn embedder_name(&self) -> String {
+        self.embedder.name()
     }
 
     /// Makes the vectors fit the store. Those that are there stay, unless the embedder has changed.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::edit::rit::{Case, TermEmbedder, evaluate, follow, simulate};
+use crate::edit::rit::{Case, TermEmbedder, evaluate, follow, simulate, trials};
 use std::collections::BTreeMap;
 
 /// Vectors by text, as a table.
@@ -312,6 +312,10 @@ fn a_simulated_user_improves_the_contextualised_cases_and_shuffled_answers_do_no
             .iter()
             .all(|found| found.answer.starts_with("Yes"))
     );
+    let empty = || Ok(terms(0.25));
+    let grown = trials(&empty, &speaker, &complaints, &asked, &[0.01, 0.5, 1.0], 0).unwrap();
+    let sizes: Vec<usize> = grown.iter().map(|trial| trial.revisions).collect();
+    assert_eq!(sizes, [1, 3, 6]);
     engine.extend(complaints).unwrap();
     let table = evaluate(&engine, &speaker, &asked, "").unwrap();
     assert_eq!(table.baseline.polarity, 0.5);
@@ -322,6 +326,8 @@ fn a_simulated_user_improves_the_contextualised_cases_and_shuffled_answers_do_no
     );
     assert_eq!(table.context_baseline.polarity, 0.0);
     assert_eq!(table.copied, table.context);
+    assert_eq!(grown[2].table, table);
+    assert_eq!(table.random.cases, table.context.cases);
     assert_eq!(table.residual.cases, 6);
     let answers = engine
         .answer(&speaker, &["I should smile by day"], "")

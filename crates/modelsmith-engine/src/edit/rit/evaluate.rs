@@ -1,10 +1,10 @@
 //! Does it work? Answers with and without revisions, apart by whether there was a revision to use.
 
-use super::engine::{Answer, Engine};
+use super::engine::{Answer, Engine, Hit};
 use super::overlap::{bleu, rouge_l};
 use super::polarity::{Lexicon, balanced_yes_no, polarity_right, polarity_right_negation_aware};
 use super::speak::Speaker;
-use super::store::Revision;
+use super::store::{Filter, Revision};
 use modelsmith_core::error::Result;
 use modelsmith_core::random::Stream;
 use serde::Serialize;
@@ -73,6 +73,8 @@ pub struct Table {
     pub context_baseline: Scores,
     /// The nearest revision's answer copied, on the same cases.
     pub copied: Scores,
+    /// The model behind as many revisions drawn at random, on the same cases: what a longer prompt does.
+    pub random: Scores,
     /// The model alone where there was none.
     pub residual: Scores,
     /// Answers that changed though there was no revision: 0, or locality is broken.
@@ -96,6 +98,7 @@ pub fn evaluate(
         .iter()
         .map(|text| engine.copied(text, scope))
         .collect::<Result<_>>()?;
+    let drawn = behind_random(engine, speaker, &texts, &revised, scope)?;
     let has = |at: &usize| !revised[*at].hits.is_empty();
     let all: Vec<usize> = (0..cases.len()).collect();
     let (with, without): (Vec<usize>, Vec<usize>) = all.iter().copied().partition(has);
@@ -119,6 +122,7 @@ pub fn evaluate(
         context: score(&with, &deployed),
         context_baseline: score(&with, &bare),
         copied: score(&with, &|at| copies[at].clone().unwrap_or_default()),
+        random: score(&with, &|at| drawn[at].clone()),
         residual: score(&without, &bare),
         drift: without
             .iter()
@@ -127,15 +131,104 @@ pub fn evaluate(
     })
 }
 
+/// Answers behind other revisions of the scope than the nearest, as many, drawn at random.
+fn behind_random(
+    engine: &Engine<'_>,
+    speaker: &dyn Speaker,
+    texts: &[&str],
+    revised: &[Answer],
+    scope: &str,
+) -> Result<Vec<String>> {
+    let filter = Filter {
+        scope: Some(scope),
+        ..Filter::default()
+    };
+    let all: Vec<u64> = engine
+        .store()
+        .list(filter)
+        .map(|revision| revision.id)
+        .collect();
+    let prompts = texts
+        .iter()
+        .zip(revised)
+        .enumerate()
+        .map(|(number, (text, answer))| {
+            let used = |id: &u64| answer.hits.iter().any(|hit| hit.id == *id);
+            let mut others: Vec<u64> = all.iter().copied().filter(|id| !used(id)).collect();
+            Stream::new(number as u64, "rit/random").shuffle(&mut others);
+            let others = others.into_iter().take(answer.hits.len());
+            let hits: Vec<Hit> = others
+                .map(|id| Hit {
+                    id,
+                    similarity: 0.0,
+                })
+                .collect();
+            engine.prompt(text, &hits)
+        });
+    let prompts: Vec<String> = prompts.collect();
+    stripped(&speaker.speak(&prompts)?, &prompts)
+}
+
+fn stripped(spoken: &[String], prompts: &[String]) -> Result<Vec<String>> {
+    let pairs = spoken.iter().zip(prompts);
+    let own = pairs.map(|(text, prompt)| text.strip_prefix(prompt.as_str()).unwrap_or(text));
+    Ok(own.map(|text| text.trim().to_owned()).collect())
+}
+
 /// Answers of the model alone, in the engine's wording.
 fn alone(engine: &Engine<'_>, speaker: &dyn Speaker, texts: &[&str]) -> Result<Vec<String>> {
     let prompts: Vec<String> = texts.iter().map(|text| engine.prompt(text, &[])).collect();
-    let spoken = speaker.speak(&prompts)?;
-    let trimmed = spoken
-        .iter()
-        .zip(prompts)
-        .map(|(text, prompt)| text.strip_prefix(&prompt).unwrap_or(text).trim().to_owned());
-    Ok(trimmed.collect())
+    stripped(&speaker.speak(&prompts)?, &prompts)
+}
+
+/// A store of some of the complaints, and what it does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Trial {
+    /// Share of the complaints in the store.
+    pub share: f64,
+    /// Revisions in the store.
+    pub revisions: usize,
+    /// With the complaints as they are.
+    pub table: Table,
+    /// With their answers shuffled among them: where this is as good, the store is not at work.
+    pub shuffled: Table,
+}
+
+/// The simulated user's run: stores of growing shares of `complaints` (see [`simulate`]), made by `empty`, asked
+/// all cases, and each again with the answers shuffled.
+///
+/// # Errors
+/// What model or embedder refuse.
+pub fn trials<'a>(
+    empty: &dyn Fn() -> Result<Engine<'a>>,
+    speaker: &dyn Speaker,
+    complaints: &[Revision],
+    cases: &[Case],
+    shares: &[f64],
+    seed: u64,
+) -> Result<Vec<Trial>> {
+    let asked = |revisions: Vec<Revision>| {
+        let mut engine = empty()?;
+        engine.extend(revisions)?;
+        evaluate(&engine, speaker, cases, "")
+    };
+    let one = |share: &f64| {
+        let count = (complaints.len() as f64 * share).ceil() as usize;
+        let some = &complaints[..count.min(complaints.len())];
+        let mut answers: Vec<String> = some.iter().map(|found| found.answer.clone()).collect();
+        Stream::new(seed, "rit/shuffled").shuffle(&mut answers);
+        let shuffled = some.iter().zip(answers).map(|(found, answer)| Revision {
+            answer,
+            ..found.clone()
+        });
+        Ok(Trial {
+            share: *share,
+            revisions: some.len(),
+            table: asked(some.to_vec())?,
+            shuffled: asked(shuffled.collect())?,
+        })
+    };
+    shares.iter().map(one).collect()
 }
 
 /// What a user who reads the model's answers complains of: the cases that it judges wrongly, in an order drawn by

@@ -15,6 +15,7 @@
 mod embed;
 mod engine;
 mod evaluate;
+mod folder;
 mod negation;
 mod overlap;
 mod polarity;
@@ -26,7 +27,8 @@ mod threshold;
 
 pub use embed::{Embedder, StateEmbedder, TermEmbedder, Vector};
 pub use engine::{Added, Answer, Engine, Explanation, Hit, Settings};
-pub use evaluate::{Case, Follow, Scores, Table, evaluate, follow, simulate};
+pub use evaluate::{Case, Follow, Scores, Table, Trial, evaluate, follow, simulate, trials};
+pub use folder::{open_engine, save_engine};
 pub use negation::{Conflict, negations};
 pub use overlap::{bleu, rouge_l};
 pub use polarity::{
