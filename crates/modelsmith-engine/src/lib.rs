@@ -49,6 +49,7 @@ pub mod tune;
 pub use memory::peak_resident;
 pub use modelsmith_core::error::{Error, Result};
 pub use recipe::Recipe;
+pub use registry::grace_options;
 pub use run_folder::RunFolder;
 pub use run_info::{RunInfo, State};
 pub use sampler::Sampler;

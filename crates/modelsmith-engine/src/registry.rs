@@ -2,12 +2,13 @@
 
 use modelsmith_core::error::{Error, Result, suggest};
 pub use modelsmith_core::method::Family;
-use modelsmith_core::method::{Card, Entry, find};
+use modelsmith_core::method::{Card, Entry, defaults_of, find, read_options};
 use modelsmith_core::roles::{Adapt, Optimize};
 use modelsmith_methods::edit::Edit;
+use modelsmith_methods::edit::grace::GraceConfig;
 use modelsmith_methods::{attachable, edit, optimize};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// A method as listings show it.
 #[derive(Clone, Debug, Serialize)]
@@ -83,6 +84,27 @@ pub fn optimizer_method(named: &crate::recipe::Named) -> Result<Box<dyn Optimize
 /// As [`adapter_method`].
 pub fn edit_method(named: &crate::recipe::Named) -> Result<Box<dyn Edit>> {
     find(edit::TABLE, &named.name)?.configure(&named.options)
+}
+
+/// Options of a codebook, laid over the defaults.
+///
+/// # Errors
+/// As [`adapter_method`].
+pub fn grace_options(options: &Map<String, Value>) -> Result<GraceConfig> {
+    let mut all = defaults_of::<GraceConfig>();
+    if let Value::Object(target) = &mut all {
+        for (key, value) in options {
+            if !target.contains_key(key) {
+                let known = suggest(key, target.keys().map(String::as_str));
+                let problem = format!("GRACE has no such option; {known}");
+                return Err(Error::config(format!("method.{key}"), problem));
+            }
+            target.insert(key.clone(), value.clone());
+        }
+    }
+    let options: GraceConfig = read_options(&all)?;
+    options.check()?;
+    Ok(options)
 }
 
 #[cfg(test)]

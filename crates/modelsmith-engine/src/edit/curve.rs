@@ -5,6 +5,7 @@ use super::change::write;
 use super::folder::EditFolder;
 use super::measure::{Before, MeasureOptions, Protocol, Scored, Summary, perplexity_me, score};
 use super::session::base_of;
+use super::stream::stored_curve;
 use crate::report::{curves_page, curves_table};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::atomic_bytes;
@@ -13,7 +14,7 @@ use modelsmith_core::random::Stream;
 use modelsmith_data::Tokenizer;
 use modelsmith_data::edits::EditRequest;
 use modelsmith_hosts::Transformer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -39,7 +40,7 @@ pub struct CurveOptions {
 }
 
 /// A model after some of its edits.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Point {
     /// Facts written so far.
     pub facts: usize,
@@ -54,7 +55,7 @@ pub struct Point {
 }
 
 /// A folder of edits, measured.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Curve {
     /// The folder.
     pub edits: PathBuf,
@@ -100,6 +101,9 @@ pub fn curve_table(curves: &[Curve]) -> (Vec<String>, Vec<Vec<String>>) {
 }
 
 fn curve(path: &Path, options: &CurveOptions) -> Result<Curve> {
+    if let Some(curve) = stored_curve(path)? {
+        return Ok(curve);
+    }
     let device = crate::device::device(&options.device)?;
     let folder = EditFolder::open(path)?;
     let (base, mut host) = base_of(&folder, None, &device)?;
@@ -111,13 +115,10 @@ fn curve(path: &Path, options: &CurveOptions) -> Result<Curve> {
         .collect();
     let all = written(&folder, &known)?;
     let everything: Vec<EditRequest> = all.iter().flat_map(|(_, part)| part.clone()).collect();
-    let meter = Meter {
-        options,
-        before: Before::record(&scored(&host, &tokenizer), &everything)?,
-        tokenizer: &tokenizer,
-    };
+    let meter = Meter::new(options, &scored(&host, &tokenizer), &everything)?;
     let first = meter.sample(&everything);
-    let mut points = vec![meter.point(&host, 0, &first, &[], BTreeMap::new())?];
+    let base = scored(&host, &tokenizer);
+    let mut points = vec![meter.point(&base, 0, &first, &[], BTreeMap::new())?];
     let mut norms = BTreeMap::new();
     let (mut facts, mut last, mut steps) = (0, 0, 0.0);
     for (place, (number, part)) in all.iter().enumerate() {
@@ -137,7 +138,8 @@ fn curve(path: &Path, options: &CurveOptions) -> Result<Curve> {
             let growth = norms
                 .iter()
                 .map(|(name, before)| (name.clone(), norm(&host, name) / before));
-            points.push(meter.point(&host, facts, &chosen, part, growth.collect())?);
+            let model = scored(&host, &tokenizer);
+            points.push(meter.point(&model, facts, &chosen, part, growth.collect())?);
         }
     }
     Ok(Curve {
@@ -194,15 +196,27 @@ fn norm(host: &Transformer, name: &str) -> f64 {
     })
 }
 
-struct Meter<'a> {
+/// Measures models that came from one.
+pub(crate) struct Meter<'a> {
     options: &'a CurveOptions,
     before: Before,
-    tokenizer: &'a Tokenizer,
 }
 
-impl Meter<'_> {
+impl<'a> Meter<'a> {
+    /// A meter of models that came from `model`, which is asked about all `requests` first.
+    pub(crate) fn new(
+        options: &'a CurveOptions,
+        model: &Scored<'_>,
+        requests: &[EditRequest],
+    ) -> Result<Self> {
+        Ok(Self {
+            options,
+            before: Before::record(model, requests)?,
+        })
+    }
+
     /// Some of the requests, always the same ones of the same.
-    fn sample(&self, requests: &[EditRequest]) -> Vec<EditRequest> {
+    pub(crate) fn sample(&self, requests: &[EditRequest]) -> Vec<EditRequest> {
         let most = self.options.most;
         if most == 0 || requests.len() <= most {
             return requests.to_vec();
@@ -216,26 +230,26 @@ impl Meter<'_> {
             .collect()
     }
 
-    fn point(
+    /// The model after `facts`, measured on `requests`, and on the `last` ones alone.
+    pub(crate) fn point(
         &self,
-        host: &Transformer,
+        model: &Scored<'_>,
         facts: usize,
         requests: &[EditRequest],
         last: &[EditRequest],
         growth: BTreeMap<String, f64>,
     ) -> Result<Point> {
-        let model = scored(host, self.tokenizer);
         let texts = &self.options.texts;
         Ok(Point {
             facts,
-            scores: self.scores(&model, requests)?,
+            scores: self.scores(model, requests)?,
             immediate: match last {
                 [] => BTreeMap::new(),
-                last => self.scores(&model, last)?,
+                last => self.scores(model, last)?,
             },
             perplexity: match texts.is_empty() {
                 true => None,
-                false => Some(perplexity_me(&model, texts)?),
+                false => Some(perplexity_me(model, texts)?),
             },
             growth,
         })

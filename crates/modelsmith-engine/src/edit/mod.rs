@@ -29,6 +29,7 @@ mod rows;
 mod search;
 mod session;
 mod span;
+mod stream;
 pub mod surgery;
 mod trace;
 
@@ -42,4 +43,5 @@ pub use guard::{Action, Guard};
 pub use listing::{Listing, listing, undo};
 pub use requests::{requests, writes_one};
 pub use session::{EditOptions, Made, Report, edited, read_texts, run, tokens};
+pub use stream::{StreamOptions, Streamed, stream};
 pub use trace::{Effects, PLACES, Trace, TraceOptions, trace, trace_file};

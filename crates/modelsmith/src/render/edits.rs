@@ -2,7 +2,7 @@
 
 use super::{Align, Table, decimal, seconds};
 use modelsmith_engine::edit::{
-    Curve, Entry, Exported, Figures, Listing, Made, Report, Trace, curve_table,
+    Curve, Entry, Exported, Figures, Listing, Made, Report, Streamed, Trace, curve_table,
 };
 
 /// A batch that was made, in a line.
@@ -105,6 +105,25 @@ pub(crate) fn edit_export(found: &Exported) -> String {
         found.batches,
         found.changed.len(),
         found.dtype,
+    )
+}
+
+/// What a stream into a codebook came to.
+pub(crate) fn streamed(found: &Streamed) -> String {
+    let kinds = found.operations.iter();
+    let kinds: Vec<String> = kinds
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    format!(
+        "written   {} facts in {} ({} each), {} were right already; {} entries ({}) in {}\n\n{}",
+        found.facts,
+        seconds(found.seconds),
+        seconds(found.seconds / found.facts.max(1) as f64),
+        found.right,
+        found.entries,
+        kinds.join(", "),
+        found.output.display(),
+        curves(std::slice::from_ref(&found.curve)),
     )
 }
 

@@ -19,7 +19,7 @@ mod table;
 pub(crate) use adapters::{adapter, convert, merge};
 pub(crate) use claim::claim;
 pub(crate) use costs::costs;
-pub(crate) use edits::{batch, curves, edit_export, edit_listing, edits, trace};
+pub(crate) use edits::{batch, curves, edit_export, edit_listing, edits, streamed, trace};
 pub(crate) use evaluation::evaluation;
 pub(crate) use inspection::inspection;
 pub(crate) use methods::{method, methods};

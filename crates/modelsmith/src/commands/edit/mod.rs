@@ -3,6 +3,7 @@
 mod apply;
 mod eval;
 mod export;
+mod grace;
 mod show;
 mod trace;
 mod undo;
@@ -42,6 +43,7 @@ enum Name {
     Export(export::Export),
     Trace(trace::Trace),
     Eval(eval::Eval),
+    Grace(grace::Grace),
 }
 
 impl Edit {
@@ -54,6 +56,7 @@ impl Edit {
             Some(Name::Export(flags)) => flags.execute(common, output),
             Some(Name::Trace(flags)) => flags.execute(common, output),
             Some(Name::Eval(flags)) => flags.execute(common, output),
+            Some(Name::Grace(flags)) => flags.execute(common, output),
         }
     }
 }
