@@ -16,13 +16,17 @@ const SIZE: (u32, u32) = (560, 240);
 const MARKED: usize = 15;
 
 /// Marks of the curves, in order; the style sheet has the same list.
-const COLORS: [RGBColor; 6] = [
+const COLORS: [RGBColor; 10] = [
     RGBColor(37, 99, 201),
     RGBColor(194, 87, 12),
     RGBColor(21, 128, 61),
     RGBColor(147, 51, 184),
     RGBColor(180, 35, 107),
     RGBColor(14, 116, 144),
+    RGBColor(133, 77, 14),
+    RGBColor(71, 85, 105),
+    RGBColor(190, 18, 60),
+    RGBColor(63, 98, 18),
 ];
 
 /// Mark of the grid and the axes.
