@@ -1,9 +1,9 @@
 //! GRACE on the house model: facts one after the other, nothing else moved, and folders.
 
 use burn::tensor::{Device, Tensor};
+use modelsmith_core::capture::{Capture, Side};
 use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::parameters::to_vec;
-use modelsmith_core::random::Stream;
 use modelsmith_core::roles::Adapter;
 use modelsmith_data::Tokenizer;
 use modelsmith_data::edits::EditRequest;
@@ -36,9 +36,8 @@ fn config(replacement: Replacement) -> GraceConfig {
     }
 }
 
-fn input(host: &Transformer, tokenizer: &Tokenizer, text: &str) -> TokenInput {
+fn input(tokenizer: &Tokenizer, text: &str) -> TokenInput {
     let ids = tokenizer.encode(text, true).unwrap();
-    let _ = host;
     TokenInput::from_ids(&[ids], 0, false, &Device::flex())
 }
 
@@ -67,9 +66,9 @@ fn facts_are_written_and_kept_while_others_stay() {
     assert!(figure("NAcc") >= 90.0, "{}", figure("NAcc"));
 
     // What hits nothing is as it was, to the bit; and so is all once the entries are gone.
-    let other = input(&host, &tokenizer, &requests[0].neighbours[0].prompt);
+    let other = input(&tokenizer, &requests[0].neighbours[0].prompt);
     assert!(logits(&host, &other, &hooks) == logits(&host, &other, &[]));
-    let own = input(&host, &tokenizer, &requests[0].filled());
+    let own = input(&tokenizer, &requests[0].filled());
     assert!(logits(&host, &own, &hooks) != logits(&host, &own, &[]));
     let mut empty = editor.grace.clone();
     for entry in editor.grace.book.entries() {
@@ -146,37 +145,41 @@ fn generation_with_a_cache_is_generation_anew() {
 fn a_look_up_among_ten_thousand_keys_is_cheap() {
     let (host, tokenizer) = (host(), Tokenizer::load(house()).unwrap());
     let (count, keys, values) = (10_000, 448, 160);
-    let mut stream = Stream::new(0, "grace/bench");
     let entry = |number: usize| Entry {
         id: number.to_string(),
         radius: 1.0,
         label: vec![1],
     };
-    // Keys of the house's own prompts, shifted: as far from each other as real ones.
-    let mut editor = GraceEditor::new(
-        &host,
-        &tokenizer,
-        GraceConfig {
-            steps: 1,
-            ..config(Replacement::ReplaceLast)
-        },
-        0,
-    )
-    .unwrap();
-    let requests = requests(200);
-    for request in &requests {
-        editor.write(&Statement::from(request)).unwrap();
-    }
-    let real = editor.grace.book.keys().to_vec();
-    let rows = real.len() / keys;
-    let mut all = Vec::with_capacity(count * keys);
-    for number in 0..count {
-        let (a, b) = (number % rows, (number * 7 + number / rows) % rows);
-        let mix = stream.unit() as f32;
-        all.extend(
-            (0..keys).map(|at| real[a * keys + at] * mix + real[b * keys + at] * (1.0 - mix)),
-        );
-    }
+    // Keys of the house's own prompts, alone and behind another statement.
+    let facts = modelsmith_data::house::facts(&HouseConfig::default()).unwrap();
+    let prompts: Vec<&String> = facts.iter().flat_map(|fact| &fact.prompts).collect();
+    let behind = |number: usize| {
+        let other = &facts[number * 7 % facts.len()];
+        format!(
+            "{} {}. {}",
+            other.prompts[1],
+            other.object,
+            prompts[number * 3 % prompts.len()]
+        )
+    };
+    let own = prompts.iter().map(|prompt| (*prompt).clone());
+    let texts: Vec<String> = own.chain((0..).map(behind)).take(count).collect();
+    let path = config(Replacement::ReplaceLast).module;
+    let real: Vec<f32> = texts
+        .iter()
+        .flat_map(|text| {
+            let capture = Capture::new([&path], Side::Input);
+            let input = input(&tokenizer, text);
+            host.hidden(&input, &Pass::default(), &[&capture], None)
+                .unwrap();
+            let seen: Tensor<3> = capture.take()[&path].tensor().unwrap();
+            let last = seen.dims()[1] - 1;
+            to_vec(seen.narrow(1, last, 1))
+        })
+        .collect();
+    let (rows, requests) = (count, requests(200));
+    let site = config(Replacement::ReplaceLast).site(&host).unwrap();
+    let all = real.clone();
     let book = Codebook::from_parts(
         [keys, values],
         (0..count).map(entry).collect(),
@@ -184,7 +187,6 @@ fn a_look_up_among_ten_thousand_keys_is_cheap() {
         vec![0.0; count * values],
     )
     .unwrap();
-    let site = editor.grace.site().clone();
     let full = Grace::new(book, config(Replacement::ReplaceLast), site);
     let texts: Vec<Vec<u32>> = requests
         .iter()
@@ -218,5 +220,16 @@ fn a_look_up_among_ten_thousand_keys_is_cheap() {
             )
         })
         .collect();
-    panic!("{}", shares.join("; "));
+    let begun = std::time::Instant::now();
+    for key in real.chunks_exact(keys) {
+        let moved: Vec<f32> = key.iter().map(|value| value * 1.2).collect();
+        std::hint::black_box(full.book.hit(&moved));
+    }
+    let each = begun.elapsed().as_secs_f64() / rows as f64;
+    let hits: u64 = full.hits().iter().map(|(_, count)| count).sum();
+    panic!(
+        "{}; {hits} hits; {:.1} us a look-up",
+        shares.join("; "),
+        each * 1e6
+    );
 }

@@ -1,8 +1,8 @@
 //! Editing facts: from statements to a change of weights.
 //!
 //! For a batch of facts the engine searches the activation that makes each target the answer
-//! ([`search`]), then goes through the layers of the editor: it reads keys and outputs at the lookup
-//! tokens ([`rows`]), asks the method for the change, and writes it ([`batch`]).
+//! (`search`), then goes through the layers of the editor: it reads keys and outputs at the lookup
+//! tokens (`rows`), asks the method for the change, and writes it (`batch`).
 
 mod batch;
 mod change;

@@ -70,7 +70,7 @@ fn section(trace: &Trace) -> HeatSection {
         title: "Mean indirect effect".to_owned(),
         caption: format!(
             "By how much the probability of the answer rises when the undisturbed state of a token is put back at \
-             a layer; windows are of {} layers.",
+             a layer. Layers of a window: {}.",
             trace.window
         ),
         runs: runs.collect(),

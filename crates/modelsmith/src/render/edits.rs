@@ -143,7 +143,7 @@ pub(crate) fn curves(curves: &[Curve]) -> String {
 /// Indirect effects by place and layer.
 pub(crate) fn trace(trace: &Trace) -> String {
     let mut text = format!(
-        "{} facts ({} unknown): probability of the answer {}, under noise {}; windows of {} layers\n",
+        "{} facts ({} unknown): probability of the answer {}, under noise {}; layers of a window: {}\n",
         trace.facts,
         trace.unknown,
         decimal(trace.clean),

@@ -164,6 +164,12 @@ impl Codebook {
     fn nearest_within(&self, query: &[f32], limit: f64) -> Option<(usize, f64)> {
         let mut best: Option<(usize, f64)> = None;
         self.index.visit(query, limit, &mut |entry| {
+            let limit_now = best.map_or(limit, |(_, nearest)| nearest);
+            let key = &self.keys[entry * self.key_width..(entry + 1) * self.key_width];
+            // Sums in f32 are off by far less than a thousandth.
+            if f64::from(rough(key, query)) > limit_now * limit_now * 1.001 + 1e-9 {
+                return limit_now;
+            }
             let found = self.distance(entry, query);
             let is_nearer = best.is_none_or(|(other, nearest)| {
                 // The older one of two at the same distance.
@@ -312,6 +318,20 @@ impl Codebook {
         let radii = self.entries.iter().map(|entry| entry.radius);
         self.largest_radius = radii.fold(0.0, f64::max);
     }
+}
+
+/// The square of a distance, in sums that run side by side.
+fn rough(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 16];
+    let (a, b) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.0.iter().zip(b.0) {
+        for place in 0..16 {
+            let apart = a[place] - b[place];
+            sums[place] += apart * apart;
+        }
+    }
+    let rest = a.1.iter().zip(b.1).map(|(a, b)| (a - b) * (a - b));
+    sums.iter().sum::<f32>() + rest.sum::<f32>()
 }
 
 #[cfg(test)]

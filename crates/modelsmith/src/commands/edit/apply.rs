@@ -23,7 +23,7 @@ pub(crate) struct Apply {
     /// The editor; `modelsmith methods` lists those of the family edit
     #[arg(long, value_name = "NAME", default_value = "encore")]
     method: String,
-    /// An option of the editor, for instance method.layers=[3,4]; may be repeated
+    /// An option of the editor, for instance method.norm_weight=0.1; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Of requests that contradict each other the last one wins; by default they are refused
