@@ -25,7 +25,8 @@ pub struct Entry {
 pub enum Operation {
     /// A new entry, far from all others.
     Added,
-    /// A new entry, and the nearest one, which has another label, drew back.
+    /// A new entry, and the nearest one, which has another label, drew back; where it has the same key, it
+    /// became the new one.
     Split,
     /// The nearest entry, which has the same label, reached out.
     Expanded,
@@ -206,6 +207,16 @@ impl Codebook {
         let found = &mut self.entries[nearest];
         if distance > radius + found.radius {
             return self.added(id, query, label, radius, Operation::Added, Some(distance));
+        }
+        if found.label != label && distance <= 2.0 * GAP {
+            // There is no room between the two: the newer edit takes the entry over.
+            found.id = id.to_owned();
+            found.label = label.to_vec();
+            return Placed {
+                operation: Operation::Split,
+                entry: nearest,
+                distance: Some(distance),
+            };
         }
         if found.label != label {
             let half = distance / 2.0;
@@ -409,6 +420,19 @@ mod tests {
         assert_eq!(placed.operation, Operation::Expanded);
         assert_eq!(book.keys(), [0.75]);
         assert_eq!(book.entries()[0].radius, 1.5);
+    }
+
+    #[test]
+    fn another_target_at_the_same_key_takes_its_entry_over() {
+        let mut book = Codebook::new(2, 1);
+        book.place("a", &[1.0, 2.0], &[1], 1.0, false);
+        let placed = book.place("b", &[1.0, 2.0], &[2], 1.0, false);
+        assert_eq!(
+            (placed.operation, placed.entry, book.len()),
+            (Operation::Split, 0, 1)
+        );
+        let entry = &book.entries()[book.hit(&[1.5, 2.0]).unwrap()];
+        assert_eq!((entry.id.as_str(), &entry.label[..]), ("b", &[2][..]));
     }
 
     #[test]
