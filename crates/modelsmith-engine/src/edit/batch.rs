@@ -1,6 +1,6 @@
 //! A batch of facts written into the weights: search, then layer by layer keys, closed form, write.
 
-use super::change::{Change, matrix, rows, write};
+use super::change::{Change, matrix, rows, weight_norm, write};
 use super::editor::{Figures, Step};
 use super::facts::{Fact, Prompt};
 use super::guard::Guard;
@@ -9,7 +9,6 @@ use super::rows::{Output, Rows};
 use super::search;
 use faer::Mat;
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::host::Host;
 use modelsmith_hosts::Transformer;
 use modelsmith_methods::edit::{
     CRome, ClosedForm, Keys, Memory, Moment, Plan, Problem, Reference, Update, product,
@@ -85,20 +84,13 @@ pub(crate) fn make(
     change: &Change,
     figures: &mut Figures,
 ) -> Result<()> {
-    let norm = |host: &Transformer| {
-        let weight = host.weight(&change.weight);
-        weight.map_or(f64::NAN, |weight| {
-            let values = weight.to_vec();
-            let squares = values.iter().map(|value| f64::from(*value).powi(2));
-            squares.sum::<f64>().sqrt()
-        })
-    };
     let by = change.norm();
-    figures
-        .warnings
-        .extend(guard.check(change, by, norm(host))?);
+    let name = &change.weight;
+    let warning = guard.check(change, by, weight_norm(host, name))?;
+    figures.warnings.extend(warning);
     write(host, change)?;
-    figures.norms.push((change.weight.clone(), by, norm(host)));
+    let norms = (name.clone(), by, weight_norm(host, name));
+    figures.norms.push(norms);
     let least = figures.consistency.into_iter().chain(change.consistency);
     figures.consistency = least.min_by(f64::total_cmp);
     Ok(())

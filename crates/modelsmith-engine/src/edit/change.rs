@@ -119,6 +119,15 @@ pub(crate) fn write(host: &mut Transformer, change: &Change) -> Result<()> {
     host.set_weight(name, &Flat::from_vec(values, &shape, &host.device()))
 }
 
+/// Frobenius norm of a weight of the host; not a number where it has none of that name.
+pub(crate) fn weight_norm(host: &Transformer, name: &str) -> f64 {
+    host.weight(name).map_or(f64::NAN, |weight| {
+        let values = weight.to_vec();
+        let squares = values.iter().map(|value| f64::from(*value).powi(2));
+        squares.sum::<f64>().sqrt()
+    })
+}
+
 /// Row by row, in f32.
 pub(crate) fn rows(x: &Mat<f64>) -> Vec<f32> {
     let (count, width) = (x.nrows(), x.ncols());

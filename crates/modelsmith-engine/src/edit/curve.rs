@@ -1,7 +1,7 @@
 //! What a sequence of edits did to a model, point by point: the batches of a folder are made again, and every
 //! so many facts the model is measured.
 
-use super::change::write;
+use super::change::{weight_norm, write};
 use super::folder::EditFolder;
 use super::measure::{Before, MeasureOptions, Protocol, Scored, Summary, perplexity_me, score};
 use super::session::base_of;
@@ -9,7 +9,6 @@ use super::stream::stored_curve;
 use crate::report::{curves_page, curves_table};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::atomic_bytes;
-use modelsmith_core::host::Host;
 use modelsmith_core::random::Stream;
 use modelsmith_data::Tokenizer;
 use modelsmith_data::edits::EditRequest;
@@ -125,7 +124,7 @@ fn curve(path: &Path, options: &CurveOptions) -> Result<Curve> {
         let step = folder.read(*number)?;
         for change in &step.changes {
             if !norms.contains_key(&change.weight) {
-                norms.insert(change.weight.clone(), norm(&host, &change.weight));
+                norms.insert(change.weight.clone(), weight_norm(&host, &change.weight));
             }
             write(&mut host, change)?;
         }
@@ -137,7 +136,7 @@ fn curve(path: &Path, options: &CurveOptions) -> Result<Curve> {
             let chosen = meter.sample(&everything[..facts]);
             let growth = norms
                 .iter()
-                .map(|(name, before)| (name.clone(), norm(&host, name) / before));
+                .map(|(name, before)| (name.clone(), weight_norm(&host, name) / before));
             let model = scored(&host, &tokenizer);
             points.push(meter.point(&model, facts, &chosen, part, growth.collect())?);
         }
@@ -186,14 +185,6 @@ fn scored<'a>(host: &'a Transformer, tokenizer: &'a Tokenizer) -> Scored<'a> {
         tokenizer,
         hooks: &[],
     }
-}
-
-fn norm(host: &Transformer, name: &str) -> f64 {
-    host.weight(name).map_or(f64::NAN, |weight| {
-        let values = weight.to_vec();
-        let squares = values.iter().map(|value| f64::from(*value).powi(2));
-        squares.sum::<f64>().sqrt()
-    })
 }
 
 /// Measures models that came from one.

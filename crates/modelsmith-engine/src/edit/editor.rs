@@ -1,7 +1,7 @@
 //! A model under edits, in memory.
 
 use super::batch::{self, Known, remember};
-use super::change::{Change, write};
+use super::change::{Change, weight_norm, write};
 use super::contexts;
 use super::facts::{Fact, Statement};
 use super::fine_tune;
@@ -127,14 +127,6 @@ impl Editor {
         &self.contexts
     }
 
-    /// Names of the edited weights.
-    pub fn weights(&self) -> Vec<&str> {
-        let layers = self.layers.iter();
-        layers
-            .map(|layer| self.mlps[*layer].weight.as_str())
-            .collect()
-    }
-
     /// Collects the moments of the edited layers over texts, in a `file` under a `key` if that is given.
     ///
     /// # Errors
@@ -142,11 +134,6 @@ impl Editor {
     pub fn collect(&mut self, texts: &[Vec<u32>], file: Option<(&Path, &str)>) -> Result<()> {
         self.moments = moments::collect(&self.host, &self.mlps, &self.layers, texts, file)?;
         Ok(())
-    }
-
-    /// Mean squared length of the keys of block `layer`; not a number where no moment was collected.
-    pub fn trace(&self, layer: usize) -> f64 {
-        self.moments.get(&layer).map_or(f64::NAN, Moment::trace)
     }
 
     /// Writes a batch of facts into the model; [`Editor::remember`] then keeps its keys.
@@ -197,18 +184,10 @@ impl Editor {
     }
 
     /// Frobenius norms of the edited weights, by name.
-    ///
-    /// # Errors
-    /// As [`Editor::weights_now`].
-    pub fn norms(&self) -> Result<Vec<(String, f64)>> {
-        self.norms_of(&self.host)
-    }
-
-    /// Those of another copy of the model.
-    pub(crate) fn norms_of(&self, host: &Transformer) -> Result<Vec<(String, f64)>> {
-        let layers = self.layers.iter().map(|layer| &self.mlps[*layer]);
-        layers
-            .map(|mlp| Ok((mlp.weight.clone(), mlp.matrix(host)?.norm_l2())))
+    pub fn norms(&self) -> Vec<(String, f64)> {
+        let names = self.layers.iter().map(|layer| &self.mlps[*layer].weight);
+        names
+            .map(|name| (name.clone(), weight_norm(&self.host, name)))
             .collect()
     }
 

@@ -1,5 +1,6 @@
 //! Fine-tuning of one MLP's last layer on a batch of facts.
 
+use super::answers::log_probabilities;
 use super::change::{Change, matrix, rows};
 use super::facts::Fact;
 use super::mlps::Mlp;
@@ -181,7 +182,7 @@ struct Task {
     blocks: std::collections::BTreeMap<String, usize>,
     after: Option<(usize, Tensor<3>)>,
     /// Places at which targets are predicted, the tokens there, and the weight of each.
-    places: Tensor<1, Int>,
+    places: Vec<i64>,
     targets: Tensor<2, Int>,
     weights: Tensor<2>,
 }
@@ -215,7 +216,7 @@ impl Task {
             input,
             after,
             blocks,
-            places: Tensor::from_data(TensorData::new(places, [count]), &device),
+            places,
             targets: Tensor::from_data(TensorData::new(targets, [count, 1]), &device),
             weights: Tensor::from_data(TensorData::new(weights, [count, 1]), &device),
         })
@@ -227,12 +228,7 @@ impl Task {
         let span = Span::new(&self.blocks, self.after.clone(), usize::MAX);
         let pass = Pass::default();
         let hidden = host.hidden(&self.input, &pass, &[&span, &replaced], None)?;
-        let [rows, time, width] = hidden.dims();
-        let states = hidden
-            .reshape([rows * time, width])
-            .select(0, self.places.clone());
-        let logits = host.logits(states.unsqueeze_dim(0), &self.input, &pass, &[]);
-        let all: Tensor<2> = modelsmith_kernels::log_softmax(logits).squeeze_dim(0);
+        let all = log_probabilities(host, hidden, self.places.clone(), &self.input);
         Ok((all.gather(1, self.targets.clone()) * self.weights.clone()).sum())
     }
 }

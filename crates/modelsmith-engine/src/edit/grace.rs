@@ -1,5 +1,6 @@
 //! Facts into a codebook, one after the other (GRACE, Hartvigsen et al., arXiv 2211.11031).
 
+use super::answers::log_probabilities;
 use super::facts::{Fact, Statement};
 use super::mlps::mlps;
 use super::rows::numbered;
@@ -274,9 +275,9 @@ impl Layer<'_> {
         };
         let span = Span::new(self.blocks, task.after.clone(), usize::MAX);
         let hidden = self.host.hidden(&task.input, &pass, &[&span, &put], None)?;
-        let states = hidden.narrow(1, task.last, task.target.len());
-        let logits = self.host.logits(states, &task.input, &pass, &[]);
-        let all: Tensor<2> = modelsmith_kernels::log_softmax(logits).squeeze_dim(0);
+        let places = task.last..task.last + task.target.len();
+        let places = places.map(|place| place as i64).collect();
+        let all = log_probabilities(self.host, hidden, places, &task.input);
         let count = task.target.len();
         let targets: Vec<i64> = task.target.iter().map(|id| i64::from(*id)).collect();
         let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [count, 1]), &device);

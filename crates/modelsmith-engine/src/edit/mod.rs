@@ -4,6 +4,7 @@
 //! (`search`), then goes through the layers of the editor: it reads keys and outputs at the lookup
 //! tokens (`rows`), asks the method for the change, and writes it (`batch`).
 
+mod answers;
 mod batch;
 mod change;
 #[cfg(test)]

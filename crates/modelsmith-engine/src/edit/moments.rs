@@ -21,6 +21,9 @@ use std::path::Path;
 /// Tokens of a pass, padding included, at most.
 const TOKENS: usize = 8192;
 
+/// Texts after which the sums are kept, so that a stopped collection goes on.
+const KEPT: usize = 4096;
+
 /// Sums over the tokens read so far.
 pub(crate) struct Sums {
     matrices: BTreeMap<usize, Mat<f64>>,
@@ -45,19 +48,20 @@ pub(crate) fn collect(
     if let Some((path, key)) = file {
         sums.read(path, key)?;
     }
-    let begun = sums.texts;
+    let mut kept = sums.texts;
     while sums.texts < texts.len() {
         let end = block_end(texts, sums.texts);
         sums.add(host, mlps, &texts[sums.texts..end])?;
         sums.texts = end;
         if let Some((path, key)) = file
-            && (end - begun).is_multiple_of(4096)
+            && end - kept >= KEPT
         {
             sums.write(path, key)?;
+            kept = end;
         }
     }
     if let Some((path, key)) = file
-        && sums.texts > begun
+        && sums.texts > kept
     {
         sums.write(path, key)?;
     }
@@ -224,5 +228,39 @@ impl Sums {
             let bytes: Vec<u8> = (0..width * width).flat_map(value).collect();
             Ok(Cow::Owned(bytes))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edit::mlps::mlps;
+    use burn::tensor::Device;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_collection_that_stopped_goes_on_with_equal_sums() {
+        let host = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../parity/hosts/gpt2");
+        let host = modelsmith_hosts::load(&host, &Device::flex()).unwrap();
+        let mlps = mlps(&host).unwrap();
+        let texts: Vec<Vec<u32>> = (0..1100_u32)
+            .map(|number| vec![number % 80, 7, number % 11])
+            .collect();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("moments.safetensors");
+        let mut sums = Sums::new(&mlps, &[0, 1]);
+        let end = block_end(&texts, 0);
+        sums.add(&host, &mlps, &texts[..end]).unwrap();
+        sums.texts = end;
+        sums.write(&file, "key").unwrap();
+        let collect = |file| collect(&host, &mlps, &[0, 1], &texts, file).unwrap();
+        let (whole, resumed) = (collect(None), collect(Some((file.as_path(), "key"))));
+        let other = collect(Some((file.as_path(), "another")));
+        for layer in [0, 1] {
+            assert_eq!(whole[&layer].tokens(), 3300);
+            assert_eq!(resumed[&layer].tokens(), 3300);
+            assert!(whole[&layer].matrix() == resumed[&layer].matrix());
+            assert!(whole[&layer].matrix() == other[&layer].matrix());
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::adapter_folder::base_hash;
 use crate::recipe::Named;
 use crate::registry::edit_method;
 use crate::signals::Stop;
+use crate::train::hash_file;
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_data::Tokenizer;
@@ -99,6 +100,25 @@ pub fn run(
     }
     let device = crate::device::device(&options.device)?;
     let (mut editor, folder) = begin(options, &device)?;
+    let texts = match &options.guard_texts {
+        Some(path) if options.guard.action != Action::Off => Some(read_texts(path, 0)?),
+        _ => None,
+    };
+    let tokenizer = editor.tokenizer.clone();
+    let perplexity = |host: &Transformer, texts: &[String]| {
+        let model = Scored {
+            host,
+            tokenizer: &tokenizer,
+            hooks: &[],
+        };
+        perplexity_me(&model, texts)
+    };
+    // The model is still the base.
+    let norms = editor.norms();
+    let healthy = texts
+        .as_deref()
+        .map(|texts| perplexity(&editor.host, texts));
+    let healthy = healthy.transpose()?;
     let mut written = Vec::new();
     for number in folder.steps()? {
         editor.repeat(&folder.read(number)?)?;
@@ -113,24 +133,6 @@ pub fn run(
         .filter(|statement| !known.contains(statement.id.as_str()))
         .cloned()
         .collect();
-    let texts = match &options.guard_texts {
-        Some(path) if options.guard.action != Action::Off => Some(read_texts(path, 0)?),
-        _ => None,
-    };
-    let base = modelsmith_hosts::load(&options.host, &device)?;
-    let norms = editor.norms_of(&base)?;
-    let tokenizer = editor.tokenizer.clone();
-    let perplexity = |host: &Transformer, texts: &[String]| {
-        let model = Scored {
-            host,
-            tokenizer: &tokenizer,
-            hooks: &[],
-        };
-        perplexity_me(&model, texts)
-    };
-    let healthy = texts.as_deref().map(|texts| perplexity(&base, texts));
-    let healthy = healthy.transpose()?;
-    drop(base);
     let mut report = Report {
         edits: folder.path().to_path_buf(),
         facts: 0,
@@ -142,12 +144,12 @@ pub fn run(
         perplexity: healthy.map(|perplexity| (perplexity, perplexity)),
         warnings: Vec::new(),
     };
-    for part in left.chunks(options.batch) {
+    for (number, part) in (folder.next()?..).zip(left.chunks(options.batch)) {
         if let Some((signal, name)) = stop.requested() {
             return Err(Error::Interrupted {
                 signal,
                 name,
-                step: folder.next()? - 1,
+                step: number - 1,
                 run: folder.path().to_path_buf(),
             });
         }
@@ -166,7 +168,6 @@ pub fn run(
             *last = now;
         }
         let seconds = begun.elapsed().as_secs_f64();
-        let number = folder.next()?;
         folder.write(number, part, &step)?;
         editor.remember(&step);
         report.facts += part.len();
@@ -182,7 +183,7 @@ pub fn run(
     }
     report.steps /= report.facts.max(1) as f64;
     report.batches = folder.steps()?.len();
-    let after = editor.norms()?.into_iter();
+    let after = editor.norms().into_iter();
     let pairs = norms.into_iter().zip(after);
     report.norms = pairs
         .map(|((name, before), (_, after))| (name, before, after))
@@ -212,7 +213,7 @@ fn begin(options: &EditOptions, device: &Device) -> Result<(Editor, EditFolder)>
     editor.guard = options.guard.clone();
     let hash = base_hash(&options.host)?;
     let corpus = match (&options.corpus, editor.needs_moments()) {
-        (Some(path), true) => Some((path.clone(), file_hash(path)?)),
+        (Some(path), true) => Some((path.clone(), hash_file(path)?)),
         (None, true) => {
             return Err(Error::Usage(format!(
                 "{} keeps what ordinary text needs and must be told what that is; give --corpus FILE, a text \
@@ -354,12 +355,4 @@ pub fn tokens(
         Ok(ids)
     };
     texts.iter().map(tokens).collect()
-}
-
-fn file_hash(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_mmap_rayon(path)
-        .map_err(|error| Error::io(path, error))?;
-    Ok(hasher.finalize().to_hex().to_string())
 }

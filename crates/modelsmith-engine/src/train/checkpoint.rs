@@ -231,7 +231,7 @@ fn read_manifest(path: &Path) -> Result<Manifest> {
     Ok(manifest)
 }
 
-fn hash_file(path: &Path) -> Result<String> {
+pub(crate) fn hash_file(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut file = std::fs::File::open(path).map_err(|error| Error::io(path, error))?;
     std::io::copy(&mut file, &mut hasher).map_err(|error| Error::io(path, error))?;

@@ -10,6 +10,7 @@ mod schedule;
 mod step;
 mod trainer;
 
+pub(crate) use checkpoint::hash_file;
 pub use checkpoint::{Best, Checkpoint, TrainerState};
 pub use config::{ParameterGroup, TrainConfig};
 pub use evaluate::{Evaluation, evaluate};

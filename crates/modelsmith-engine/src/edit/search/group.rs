@@ -1,5 +1,6 @@
 //! Facts that are searched for side by side.
 
+use super::super::answers::log_probabilities;
 use super::super::facts::{Fact, Prompt};
 use super::super::mlps::Mlp;
 use super::super::rows::numbered;
@@ -306,7 +307,7 @@ impl<'a> Group<'a> {
     /// Log-probabilities over the vocabulary where targets are predicted, `[places, vocabulary]`,
     /// and at the lookup tokens of texts that should stay, `[members, vocabulary]`.
     fn log_probabilities(&self, hidden: Tensor<3>, input: &TokenInput) -> (Tensor<2>, Tensor<2>) {
-        let [rows, time, width] = hidden.dims();
+        let time = hidden.dims()[1];
         let columns = |(row, parts): (usize, &Row)| {
             let places = parts.predicts.clone();
             places.map(move |column| (row * time + column) as i64)
@@ -317,13 +318,7 @@ impl<'a> Group<'a> {
         let stay = stay.filter(|(_, row)| row.predicts.is_empty());
         places.extend(stay.map(|(row, _)| (row * time) as i64));
         let count = places.len();
-        let places =
-            Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &self.host.device());
-        let states = hidden.reshape([rows * time, width]).select(0, places);
-        let logits = self
-            .host
-            .logits(states.unsqueeze_dim(0), input, &Pass::default(), &[]);
-        let all: Tensor<2> = modelsmith_kernels::log_softmax(logits).squeeze_dim(0);
+        let all = log_probabilities(self.host, hidden, places, input);
         (
             all.clone().narrow(0, 0, answers),
             all.narrow(0, answers, count - answers),
