@@ -1,8 +1,8 @@
 //! What would make a claim unfair, or impossible to judge.
 
 use super::file::{Claim, Expectation, Experiment, Tier};
-use super::fragment;
 use super::verdict::Direction;
+use super::{edits, fragment};
 use crate::recipe::{Recipe, read_typed};
 use crate::registry;
 use modelsmith_core::error::{Error, Result, suggest};
@@ -50,8 +50,19 @@ impl Experiment {
                 "has one arm; a claim needs a baseline",
             ));
         }
-        self.check_recipe()?;
-        self.check_grids()?;
+        match &self.edits {
+            Some(edits) => edits::check(self, edits)?,
+            None => {
+                self.check_recipe()?;
+                self.check_grids()?;
+            }
+        }
+        for tier in [Tier::Smoke, Tier::Full] {
+            if self.budget(tier).seeds == 0 {
+                let key = format!("tiers.{}.seeds", tier.name());
+                return Err(Error::config(key, "is 0; must be at least 1"));
+            }
+        }
         if self.expect.is_empty() {
             return Err(Error::config(
                 "expect",
@@ -69,10 +80,6 @@ impl Experiment {
     fn check_recipe(&self) -> Result<()> {
         for tier in [Tier::Smoke, Tier::Full] {
             let budget = self.budget(tier);
-            if budget.seeds == 0 {
-                let key = format!("tiers.{}.seeds", tier.name());
-                return Err(Error::config(key, "is 0; must be at least 1"));
-            }
             let both = [("recipe", &self.recipe), ("tiers recipe", &budget.recipe)];
             for (place, shared) in both {
                 for key in ["method", "seed", "output", "train.learning_rate"] {

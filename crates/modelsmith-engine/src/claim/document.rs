@@ -257,7 +257,8 @@ fn arm_row(arm: &ArmReport) -> String {
         "| {} | {} | {} | {} | {:.1} | {memory} |",
         arm.id,
         arm.trained_parameters,
-        arm.learning_rate,
+        arm.learning_rate
+            .map_or(String::new(), |rate| rate.to_string()),
         figures.join(" | "),
         arm.seconds
     )

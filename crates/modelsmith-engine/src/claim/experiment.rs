@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An arm after its runs.
-struct Finished {
-    report: ArmReport,
+pub(super) struct Finished {
+    pub(super) report: ArmReport,
     /// Scores by test, in the order of the seeds.
-    scores: BTreeMap<String, Vec<Scores>>,
+    pub(super) scores: BTreeMap<String, Vec<Scores>>,
 }
 
 /// Runs an experiment.
@@ -37,6 +37,9 @@ pub(super) fn run(bench: &mut Bench, seeds: u64, claim: &str) -> Result<Experime
         (bench.say)(&format!("{}: skipped: no data ({missing})", experiment.id));
         report.skipped = Some(format!("no data: {missing}"));
         return Ok(report);
+    }
+    if let Some(edits) = &experiment.edits {
+        return super::edits::run(bench, edits, report, claim);
     }
     if let Some(house) = &experiment.house {
         house_data::write(house, &bench.places.data)?;
@@ -144,7 +147,7 @@ fn finish(
     let report = ArmReport {
         id: arm.id.clone(),
         method,
-        learning_rate,
+        learning_rate: Some(learning_rate),
         tried,
         trained_parameters: whole("trained_parameters").unwrap_or_default(),
         seconds: mean(&numbers("seconds")),
@@ -156,7 +159,7 @@ fn finish(
 }
 
 /// Tests with the metrics that are expected something of, in the order of the claim.
-fn used(bench: &Bench) -> Vec<(String, Metric)> {
+pub(super) fn used(bench: &Bench) -> Vec<(String, Metric)> {
     let mut seen = BTreeSet::new();
     let pairs = bench
         .experiment
@@ -183,7 +186,7 @@ fn untrained(
     Ok(figures)
 }
 
-fn figure(test: &str, metric: Metric, scores: &[Scores]) -> Figure {
+pub(super) fn figure(test: &str, metric: Metric, scores: &[Scores]) -> Figure {
     let each: Vec<f64> = scores
         .iter()
         .map(|seed| mean(values(seed, metric)))
@@ -210,7 +213,11 @@ fn steps(arm: &Finished) -> Result<u64> {
     Ok(summary["steps"].as_u64().unwrap_or_default())
 }
 
-fn compare(expectation: &Expectation, arms: &[Finished], key: &str) -> Result<Comparison> {
+pub(super) fn compare(
+    expectation: &Expectation,
+    arms: &[Finished],
+    key: &str,
+) -> Result<Comparison> {
     let Expectation {
         arm,
         baseline,

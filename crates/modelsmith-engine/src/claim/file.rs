@@ -72,6 +72,9 @@ pub struct Experiment {
     pub description: String,
     /// Questions and facts of the house world, written to the folder that `$CLAIM` names.
     pub house: Option<HouseData>,
+    /// Facts of the house world that every arm writes into its model; such an experiment trains nothing and has
+    /// no recipe.
+    pub edits: Option<HouseEdits>,
     /// Files to put into the folder that `$CLAIM` names, those of one name one behind the other.
     pub prepare: Vec<Prepared>,
     /// Runs that the arms build upon, made before them and once.
@@ -107,6 +110,34 @@ impl Default for HouseData {
             folder: PathBuf::from("assets/house"),
             development_share: 0.2,
             facts: 500,
+        }
+    }
+}
+
+/// Facts of the house world to write into the house model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HouseEdits {
+    /// Folder of the house model.
+    pub folder: PathBuf,
+    /// Facts; a tier's `items` are a limit of them. Every seed draws others.
+    pub count: usize,
+    /// Facts of a batch, of editors that write several at once.
+    pub batch: usize,
+    /// Documents of the world for the moments of the keys.
+    pub corpus: usize,
+    /// Sentences of facts that are not edited, for the test `others`.
+    pub others: usize,
+}
+
+impl Default for HouseEdits {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::from("assets/house"),
+            count: 200,
+            batch: 10,
+            corpus: 1000,
+            others: 100,
         }
     }
 }
@@ -171,7 +202,7 @@ pub struct Arm {
     pub id: String,
     /// The method's name and options.
     pub method: Named,
-    /// The grid; every arm of an experiment has as many.
+    /// The grid; every arm of an experiment has as many. Arms that edit have none.
     pub learning_rates: Vec<f64>,
 }
 
@@ -179,7 +210,9 @@ pub struct Arm {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Test {
-    /// Short name, unique in the experiment.
+    /// Short name, unique in the experiment. Of edits it is the score: `efficacy`, `paraphrase`, `neighbourhood` (the
+    /// likelier of two answers), `recall`, `recall_paraphrase`, `recall_neighbours` (all tokens of the answer),
+    /// `others` (loss on facts that were not edited).
     pub id: String,
     /// What the items are.
     pub description: String,

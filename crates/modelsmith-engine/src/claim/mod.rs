@@ -14,6 +14,7 @@ mod arms;
 pub mod bootstrap;
 mod check;
 mod document;
+mod edits;
 mod experiment;
 pub mod file;
 mod fragment;

@@ -71,7 +71,7 @@ pub struct ExperimentReport {
     pub skipped: Option<String>,
     /// Seeds of the runs.
     pub seeds: Vec<u64>,
-    /// Optimizer steps of every run.
+    /// Optimizer steps of every run, or facts that it wrote.
     pub steps: u64,
     /// Hashes of the training data and of each test's.
     pub data: BTreeMap<String, String>,
@@ -92,13 +92,13 @@ pub struct ArmReport {
     pub id: String,
     /// Method and options.
     pub method: Map<String, Value>,
-    /// The learning rate chosen.
-    pub learning_rate: f64,
+    /// The learning rate chosen; none where the arm edits.
+    pub learning_rate: Option<f64>,
     /// The grid, with the loss on the development part; `None` where training diverged.
     pub tried: Vec<Tried>,
-    /// Numbers trained.
+    /// Numbers trained, or changed by edits.
     pub trained_parameters: u64,
-    /// Mean seconds of training a run.
+    /// Mean seconds of training or editing a run.
     pub seconds: f64,
     /// Peak resident memory of the process over the arm's runs, in bytes. The process keeps memory
     /// from run to run, so this bounds the arm's own need from above.

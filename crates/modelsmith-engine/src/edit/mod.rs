@@ -44,5 +44,6 @@ pub use guard::{Action, Guard};
 pub use listing::{Listing, listing, undo};
 pub use requests::{requests, writes_one};
 pub use session::{EditOptions, Made, Report, edited, read_texts, run, tokens};
+pub(crate) use stream::is_right;
 pub use stream::{StreamOptions, Streamed, stream};
 pub use trace::{Effects, PLACES, Trace, TraceOptions, trace, trace_file};

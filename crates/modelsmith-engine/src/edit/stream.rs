@@ -167,7 +167,7 @@ fn bare_with<'a>(
 }
 
 /// Whether the model gives the new target, token by token.
-fn is_right(model: &Scored<'_>, request: &EditRequest) -> Result<bool> {
+pub(crate) fn is_right(model: &Scored<'_>, request: &EditRequest) -> Result<bool> {
     let query = Query::new(model.tokenizer, &request.filled(), &request.target_new)?;
     let found = forced(model, std::slice::from_ref(&query))?;
     Ok(found.first().is_some_and(|one| one.best == query.target()))

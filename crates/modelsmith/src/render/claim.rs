@@ -75,7 +75,8 @@ fn arms(experiment: &ExperimentReport) -> String {
         let cells = [
             arm.id.clone(),
             count(arm.trained_parameters),
-            arm.learning_rate.to_string(),
+            arm.learning_rate
+                .map_or(String::new(), |rate| rate.to_string()),
         ];
         let cells = cells.into_iter().chain(arm.figures.iter().map(figure));
         let cost = [
