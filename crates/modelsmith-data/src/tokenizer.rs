@@ -1,7 +1,7 @@
 //! The tokenizer of a model folder: text to token ids and back.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use modelsmith_core::error::{Error, Result};
 use serde_json::{Map, Value};
@@ -34,9 +34,7 @@ pub struct Tokenizer(Arc<Parts>);
 
 #[derive(Debug)]
 struct Parts {
-    inner: tokenizers::Tokenizer,
-    /// The same tokenizer that reads special tokens spelled in a text as plain text.
-    literal: OnceLock<tokenizers::Tokenizer>,
+    coder: Arc<Coder>,
     special: SpecialIds,
     special_tokens: Vec<SpecialToken>,
     chat_templates: Vec<(String, String)>,
@@ -44,6 +42,21 @@ struct Parts {
     hash: String,
     file: PathBuf,
 }
+
+/// What turns texts into ids, without truncation and padding.
+#[derive(Debug)]
+struct Coder {
+    inner: tokenizers::Tokenizer,
+    /// The same tokenizer that reads special tokens spelled in a text as plain text.
+    literal: OnceLock<tokenizers::Tokenizer>,
+}
+
+/// How many tokenizers a process keeps.
+const KEPT: usize = 8;
+
+/// The tokenizers read last by the hash of their file, the latest at the end. A tokenizer remembers the words that it
+/// saw for as long as a thread lives that saw them, its own life over or not; so one file is read into one of them.
+static READ: Mutex<Vec<(String, Arc<Coder>)>> = Mutex::new(Vec::new());
 
 /// A special token with the white space it swallows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +107,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::File`] when the tokenizer cannot express the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self.0.inner.encode_fast(text, add_special);
+        let encoding = self.0.coder.inner.encode_fast(text, add_special);
         encoding
             .map(|e| e.get_ids().to_vec())
             .map_err(|error| self.encoding_error(&error))
@@ -132,7 +145,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::File`] when the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let text = self.0.inner.decode(ids, skip_special);
+        let text = self.0.coder.inner.decode(ids, skip_special);
         text.map_err(|error| {
             Error::file(
                 &self.0.file,
@@ -155,17 +168,17 @@ impl Tokenizer {
             .map(|t| t.id as usize + 1)
             .max()
             .unwrap_or(0);
-        self.0.inner.get_vocab_size(true).max(highest)
+        self.0.coder.inner.get_vocab_size(true).max(highest)
     }
 
     /// Id of a token by its exact spelling in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.0.inner.token_to_id(token)
+        self.0.coder.inner.token_to_id(token)
     }
 
     /// Spelling of an id in the vocabulary.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.0.inner.id_to_token(id)
+        self.0.coder.inner.id_to_token(id)
     }
 
     /// The longest sequence that the tokenizer's configuration allows, if it says one.
@@ -211,10 +224,10 @@ impl Tokenizer {
 
     fn pick(&self, literal: bool) -> &tokenizers::Tokenizer {
         if !literal {
-            return &self.0.inner;
+            return &self.0.coder.inner;
         }
-        self.0.literal.get_or_init(|| {
-            let mut copy = self.0.inner.clone();
+        self.0.coder.literal.get_or_init(|| {
+            let mut copy = self.0.coder.inner.clone();
             copy.set_encode_special_tokens(true);
             copy
         })
@@ -232,6 +245,42 @@ impl Parts {
         config: &Map<String, Value>,
         map: &Map<String, Value>,
     ) -> Result<Self> {
+        let hash = blake3::hash(bytes).to_hex().to_string();
+        let coder = Coder::of(bytes, &hash, file)?;
+        let max_length = config.get("model_max_length").and_then(Value::as_f64);
+        Ok(Self {
+            special: special_ids(&coder.inner, file, config, map)?,
+            special_tokens: special_tokens(&coder.inner),
+            // transformers writes 1e30 for "no limit".
+            max_length: max_length
+                .filter(|n| *n >= 1.0 && *n < 1e9)
+                .map(|n| n as usize),
+            hash,
+            file: file.to_path_buf(),
+            chat_templates: Vec::new(),
+            coder,
+        })
+    }
+}
+
+impl Coder {
+    /// The coder of a file's bytes, read before or now.
+    fn of(bytes: &[u8], hash: &str, file: &Path) -> Result<Arc<Self>> {
+        let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = read.iter().position(|(known, _)| known == hash);
+        let entry = match found {
+            Some(place) => read.remove(place),
+            None => (hash.to_owned(), Arc::new(Self::read(bytes, file)?)),
+        };
+        if read.len() == KEPT {
+            read.remove(0);
+        }
+        let coder = entry.1.clone();
+        read.push(entry);
+        Ok(coder)
+    }
+
+    fn read(bytes: &[u8], file: &Path) -> Result<Self> {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
             Error::file(
                 file,
@@ -243,19 +292,9 @@ impl Parts {
             Error::file(file, format!("truncation cannot be turned off: {error}"))
         })?;
         inner.with_padding(None);
-        let max_length = config.get("model_max_length").and_then(Value::as_f64);
         Ok(Self {
-            special: special_ids(&inner, file, config, map)?,
-            special_tokens: special_tokens(&inner),
-            // transformers writes 1e30 for "no limit".
-            max_length: max_length
-                .filter(|n| *n >= 1.0 && *n < 1e9)
-                .map(|n| n as usize),
-            hash: blake3::hash(bytes).to_hex().to_string(),
-            file: file.to_path_buf(),
-            chat_templates: Vec::new(),
-            literal: OnceLock::new(),
             inner,
+            literal: OnceLock::new(),
         })
     }
 }

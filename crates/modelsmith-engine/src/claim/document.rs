@@ -12,7 +12,7 @@ const HEAD: &str = "\
 
 What the papers say of their methods, run again at a scale of minutes. Every arm of an experiment has the same host, data,
 optimizer steps and number of learning rates to choose from; rates are chosen by the loss on a development part that holds
-no test item. Intervals are 95 % bootstrap intervals of the paired difference between two arms, over seeds and test items
+no test item. Arms that edit write the same facts; how their weights were chosen stands with the claim. Intervals are 95 % bootstrap intervals of the paired difference between two arms, over seeds and test items
 together. A claim is *supported* when every interval lies on its expected side, *not supported* when one lies on the other
 side, and *inconclusive* otherwise. Margins and directions are written in `claims/` before the runs. A claim that does not
 hold at this scale says nothing about the paper's own scale.
