@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn program() -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("modelsmith"));
@@ -92,7 +92,9 @@ fn killed_runs_resume_to_the_same_bytes() {
     let kills: u64 = std::env::var("MODELSMITH_KILLS").map_or(4, |n| n.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path());
+    let begun = Instant::now();
     succeed(&mut tune(folder.path(), &model, "whole"));
+    let lasted = begun.elapsed();
     let whole = std::fs::read(
         folder
             .path()
@@ -106,9 +108,10 @@ fn killed_runs_resume_to_the_same_bytes() {
         let run = folder.path().join(&name);
         round += 1;
         let mut next = tune(folder.path(), &model, &name);
-        // Delays step through a range that reaches from the start of the process into its saves.
+        // Delays step through a range that reaches from the start of the process into its saves, however fast
+        // the machine is.
         while done < kills {
-            let delay = Duration::from_millis(90 + (done * 73 + round * 31) % 400);
+            let delay = lasted.mul_f64((15 + (done * 37 + round * 13) % 70) as f64 / 100.0);
             if !kill_after(next, delay) {
                 break;
             }
