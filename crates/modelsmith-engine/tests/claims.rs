@@ -397,6 +397,16 @@ fn experiments_of_edits_are_checked() {
             "arms[0].learning_rates: is for arms that train",
         ),
         (
+            "id = \"others\"\n",
+            "id = \"others\"\ndata = { limit = 1 }\n",
+            "tests.others.data: is for arms that train",
+        ),
+        (
+            "seeds = 2\n",
+            "seeds = 2\nrecipe = { seed = 1 }\n",
+            "tiers.smoke.recipe: is for arms that train",
+        ),
+        (
             "edits = {",
             "recipe = { seed = 1 }\nedits = {",
             "edits: stands beside recipe",

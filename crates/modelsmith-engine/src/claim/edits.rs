@@ -3,7 +3,7 @@
 
 use super::arms::Bench;
 use super::experiment::{Finished, compare, figure, used};
-use super::file::{Arm, Experiment, HouseEdits, Metric};
+use super::file::{Arm, Experiment, HouseEdits, Metric, Tier};
 use super::items::Scores;
 use super::report::{ArmReport, ExperimentReport};
 use crate::edit::measure::{MeasureOptions, Protocol, Query, Record, Scored, forced, score};
@@ -416,7 +416,17 @@ pub(super) fn check(experiment: &Experiment, edits: &HouseEdits) -> Result<()> {
             "stands beside recipe, first, prepare or house; an experiment edits or trains";
         return Err(Error::config("edits", problem));
     }
+    for tier in [Tier::Smoke, Tier::Full] {
+        if !experiment.budget(tier).recipe.is_empty() {
+            let key = format!("tiers.{}.recipe", tier.name());
+            return Err(Error::config(key, "is for arms that train; leave it out"));
+        }
+    }
     for test in &experiment.tests {
+        if !test.data.is_empty() {
+            let problem = "is for arms that train; the facts are those of `edits`";
+            return Err(Error::config(format!("tests.{}.data", test.id), problem));
+        }
         let known = SCORES.iter().map(|(name, ..)| *name).chain([OTHERS]);
         if !known.clone().any(|name| name == test.id) {
             let hint = modelsmith_core::error::suggest(&test.id, known);
