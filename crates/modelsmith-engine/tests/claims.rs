@@ -363,6 +363,13 @@ fn editors_and_a_codebook_are_compared_on_the_same_facts() {
     let (again, said) = run(&options);
     assert!(said.iter().all(|line| line.contains("finished before")));
     assert_eq!(again.experiments[0].comparisons, experiment.comparisons);
+    // Fewer facts are other edits, whatever stands beside them.
+    let few = text.replacen("seeds = 2", "seeds = 2\nitems = 2", 1);
+    fs::write(options.claims.join("99-tiny.toml"), few).unwrap();
+    let (fewer, said) = run(&options);
+    assert!(said.iter().all(|line| line.contains("2 facts")), "{said:?}");
+    assert_eq!(fewer.experiments[0].comparisons[0].items, 2);
+    fs::write(options.claims.join("99-tiny.toml"), &text).unwrap();
     // Arms that were left half done are made anew and come to the same.
     fs::remove_file(memit.runs[0].join("scores.json")).unwrap();
     let (again, _) = run(&options);

@@ -4,15 +4,18 @@
 use super::arms::Bench;
 use super::experiment::{Finished, compare, figure, used};
 use super::file::{Arm, Experiment, HouseEdits, Metric, Tier};
+use super::house_data::write_rows;
 use super::items::Scores;
 use super::report::{ArmReport, ExperimentReport};
-use crate::edit::measure::{MeasureOptions, Protocol, Query, Record, Scored, forced, score};
+use crate::edit::measure::{
+    Forced, MeasureOptions, Outcome, Protocol, Query, Record, Scored, forced, score,
+};
 use crate::edit::{self, EditFolder, EditOptions, GraceEditor, Guard, Statement};
 use crate::recipe::Named;
 use crate::{adapter_folder, house, memory, registry};
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::files::{atomic_bytes, atomic_json, read_json};
+use modelsmith_core::files::{atomic_json, read_json};
 use modelsmith_core::hooks::Hooks;
 use modelsmith_core::host::Host;
 use modelsmith_core::random::Stream;
@@ -60,8 +63,9 @@ struct Seen {
 }
 
 /// The model that all arms edit.
-struct Base<'a> {
-    edits: &'a HouseEdits,
+struct Base {
+    /// What is written, its count within the tier's limit.
+    edits: HouseEdits,
     host: Transformer,
     tokenizer: Tokenizer,
     hash: String,
@@ -85,7 +89,7 @@ pub(super) fn run(
     for arm in &experiment.arms {
         arms.push(finish(bench, &base, arm, &report.seeds)?);
     }
-    let first = base.facts(bench, report.seeds[0])?;
+    let first = base.facts(report.seeds[0])?;
     let alone = measured(&base.scored(&[]), &first, experiment)?;
     report.untrained = used(bench)
         .iter()
@@ -104,7 +108,7 @@ pub(super) fn run(
     Ok(report)
 }
 
-fn finish(bench: &mut Bench, base: &Base<'_>, arm: &Arm, seeds: &[u64]) -> Result<Finished> {
+fn finish(bench: &mut Bench, base: &Base, arm: &Arm, seeds: &[u64]) -> Result<Finished> {
     let mut seen = Vec::new();
     let mut runs = Vec::new();
     for seed in seeds {
@@ -143,7 +147,7 @@ fn finish(bench: &mut Bench, base: &Base<'_>, arm: &Arm, seeds: &[u64]) -> Resul
 }
 
 /// A folder's name from all that its edits depend on.
-fn name(experiment: &Experiment, base: &Base<'_>, arm: &Arm, seed: u64) -> Result<String> {
+fn name(experiment: &Experiment, base: &Base, arm: &Arm, seed: u64) -> Result<String> {
     let version = env!("CARGO_PKG_VERSION");
     let all = json!([
         base.hash,
@@ -158,7 +162,7 @@ fn name(experiment: &Experiment, base: &Base<'_>, arm: &Arm, seed: u64) -> Resul
 }
 
 /// The edits of an arm under a seed: read where they are measured, made otherwise.
-fn made(bench: &mut Bench, base: &Base<'_>, arm: &Arm, seed: u64, folder: PathBuf) -> Result<Seen> {
+fn made(bench: &mut Bench, base: &Base, arm: &Arm, seed: u64, folder: PathBuf) -> Result<Seen> {
     let label = format!("{}: {}, seed {seed}", bench.experiment.id, arm.id);
     let path = folder.join("scores.json");
     if path.is_file() {
@@ -167,7 +171,7 @@ fn made(bench: &mut Bench, base: &Base<'_>, arm: &Arm, seed: u64, folder: PathBu
     }
     std::fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
     memory::reset_peak();
-    let facts = base.facts(bench, seed)?;
+    let facts = base.facts(seed)?;
     let seen = match arm.method.name == GRACE {
         true => codebook(bench, base, arm, seed, &facts)?,
         false => weights(bench, base, arm, seed, &facts, folder.join("edits"))?,
@@ -184,7 +188,7 @@ fn made(bench: &mut Bench, base: &Base<'_>, arm: &Arm, seed: u64, folder: PathBu
 /// Edits of weights; a folder that was left without scores is made anew, so that its seconds are of all batches.
 fn weights(
     bench: &Bench,
-    base: &Base<'_>,
+    base: &Base,
     arm: &Arm,
     seed: u64,
     facts: &Facts,
@@ -230,7 +234,7 @@ fn weights(
 }
 
 /// A codebook: written in one go, as its past states are not kept.
-fn codebook(bench: &Bench, base: &Base<'_>, arm: &Arm, seed: u64, facts: &Facts) -> Result<Seen> {
+fn codebook(bench: &Bench, base: &Base, arm: &Arm, seed: u64, facts: &Facts) -> Result<Seen> {
     let config = grace(&arm.method)?;
     let mut editor = GraceEditor::new(&base.host, &base.tokenizer, config, seed)?;
     let begun = Instant::now();
@@ -264,7 +268,7 @@ fn codebook(bench: &Bench, base: &Base<'_>, arm: &Arm, seed: u64, facts: &Facts)
 ///
 /// # Errors
 /// Unknown options.
-pub(super) fn grace(method: &Named) -> Result<GraceConfig> {
+fn grace(method: &Named) -> Result<GraceConfig> {
     registry::grace_options(&method.options)
 }
 
@@ -272,32 +276,33 @@ pub(super) fn grace(method: &Named) -> Result<GraceConfig> {
 ///
 /// # Errors
 /// As the registry of editors.
-pub(super) fn check_method(method: &Named) -> Result<()> {
+fn check_method(method: &Named) -> Result<()> {
     match method.name == GRACE {
         true => grace(method)?.check(),
         false => registry::edit_method(method).map(|_| ()),
     }
 }
 
-impl<'a> Base<'a> {
-    fn open(bench: &Bench, edits: &'a HouseEdits) -> Result<Self> {
+impl Base {
+    fn open(bench: &Bench, edits: &HouseEdits) -> Result<Self> {
         let device = crate::device::device(&bench.device)?;
         let data = &bench.places.data;
         for folder in [data, &bench.runs] {
             std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         }
         let corpus = data.join("corpus.jsonl");
-        let mut lines = String::new();
-        for text in documents(&house::config_of(&edits.folder)?)?
-            .iter()
-            .take(edits.corpus)
-        {
-            lines.push_str(&json!({ "text": text }).to_string());
-            lines.push('\n');
-        }
-        atomic_bytes(&corpus, lines.as_bytes())?;
+        let texts = documents(&house::config_of(&edits.folder)?)?;
+        let texts = texts.iter().take(edits.corpus);
+        write_rows(&corpus, texts.map(|text| json!({ "text": text })))?;
+        let count = match bench.experiment.budget(bench.tier).items {
+            0 => edits.count,
+            most => edits.count.min(most),
+        };
         Ok(Self {
-            edits,
+            edits: HouseEdits {
+                count,
+                ..edits.clone()
+            },
             host: modelsmith_hosts::load(&edits.folder, &device)?,
             tokenizer: Tokenizer::load(&edits.folder)?,
             hash: adapter_folder::base_hash(&edits.folder)?,
@@ -315,14 +320,9 @@ impl<'a> Base<'a> {
     }
 
     /// The facts that a seed writes, and sentences of others in turning wordings.
-    fn facts(&self, bench: &Bench, seed: u64) -> Result<Facts> {
+    fn facts(&self, seed: u64) -> Result<Facts> {
         let config = house::config_of(&self.edits.folder)?;
-        let most = bench.experiment.budget(bench.tier).items;
-        let count = match most {
-            0 => self.edits.count,
-            most => self.edits.count.min(most),
-        };
-        let requests = house::edits(&config, count, seed)?;
+        let requests = house::edits(&config, self.edits.count, seed)?;
         let edited: BTreeSet<&str> = requests.iter().map(|one| one.id.as_str()).collect();
         let mut rest = facts(&config)?;
         rest.retain(|fact| !edited.contains(format!("house-{}", fact.id).as_str()));
@@ -379,12 +379,11 @@ fn losses(model: &Scored<'_>, texts: &[String]) -> Result<Vec<f64>> {
         Ok(Query { ids, prefix: 1 })
     };
     let queries: Vec<Query> = texts.iter().map(query).collect::<Result<_>>()?;
-    let mean = |log_probs: &[f32]| {
-        let sum: f64 = log_probs.iter().copied().map(f64::from).sum();
-        -sum / log_probs.len().max(1) as f64
-    };
     let found = forced(model, &queries)?;
-    Ok(found.iter().map(|one| mean(&one.log_probs)).collect())
+    let loss = |(one, query): (&Forced, &Query)| {
+        Outcome::new(&one.log_probs, &one.best, query.target()).loss
+    };
+    Ok(found.iter().zip(&queries).map(loss).collect())
 }
 
 fn hash_of(requests: &[EditRequest]) -> Result<String> {

@@ -52,7 +52,10 @@ pub(super) fn write(data: &HouseData, folder: &Path) -> Result<()> {
     write_rows(&folder.join("facts.jsonl"), known)
 }
 
-fn write_rows<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> Result<()> {
+pub(super) fn write_rows<T: Serialize>(
+    path: &Path,
+    rows: impl IntoIterator<Item = T>,
+) -> Result<()> {
     let mut bytes = Vec::new();
     for row in rows {
         serde_json::to_writer(&mut bytes, &row).map_err(|error| Error::file(path, error))?;
