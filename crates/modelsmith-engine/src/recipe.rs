@@ -133,9 +133,7 @@ impl Recipe {
         }
         let paths = [&mut recipe.host.path, &mut recipe.data.path];
         for path in paths.into_iter().chain(&mut recipe.data.held_out_path) {
-            if let Ok(rest) = path.strip_prefix("$MODELSMITH_DATA") {
-                *path = data_folder()?.join(rest);
-            }
+            *path = data_path(path)?;
         }
         Ok(recipe)
     }
@@ -174,6 +172,17 @@ pub fn data_folder() -> Result<PathBuf> {
         .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))
         .map(|cache| cache.join("modelsmith/data"))
         .ok_or_else(|| Error::Usage("set MODELSMITH_DATA to the folder with the data".into()))
+}
+
+/// A path, of which `$MODELSMITH_DATA` at the start stands for [`data_folder`].
+///
+/// # Errors
+/// As there.
+pub(crate) fn data_path(path: &Path) -> Result<PathBuf> {
+    match path.strip_prefix("$MODELSMITH_DATA") {
+        Ok(rest) => Ok(data_folder()?.join(rest)),
+        Err(_) => Ok(path.to_path_buf()),
+    }
 }
 
 /// TOML has no null: an absent option is written by leaving its key out.

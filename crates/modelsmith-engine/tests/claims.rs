@@ -3,16 +3,17 @@
 mod common;
 
 use common::World;
+use common::claims::{options, run};
 use modelsmith_core::files::read_json;
 use modelsmith_engine::Stop;
 use modelsmith_engine::claim::file::{Claim, Tier, read_all};
 use modelsmith_engine::claim::report::ClaimReport;
-use modelsmith_engine::claim::{ReproduceOptions, Verdict, Which, document, reproduce};
+use modelsmith_engine::claim::{Verdict, Which, document, reproduce};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Claims in the folder of the repository.
-const CLAIMS: usize = 10;
+const CLAIMS: usize = 13;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -99,29 +100,6 @@ direction = "lower"
 
 fn tiny(world: &World) -> String {
     TINY.replace("$WORLD", world.folder.path().to_str().unwrap())
-}
-
-fn options(world: &World, text: &str, tier: Tier) -> ReproduceOptions {
-    let folder = world.folder.path();
-    fs::create_dir_all(folder.join("claims")).unwrap();
-    fs::write(folder.join("claims/99-tiny.toml"), text).unwrap();
-    ReproduceOptions {
-        which: Which::Cards(vec![99]),
-        claims: folder.join("claims"),
-        seeds: None,
-        tier,
-        output: folder.join("out"),
-        docs: folder.join("docs"),
-        device: "flex".into(),
-    }
-}
-
-fn run(options: &ReproduceOptions) -> (ClaimReport, Vec<String>) {
-    let mut said = Vec::new();
-    let mut say = |text: &str| said.push(text.to_owned());
-    let mut reports = reproduce(options, &Stop::default(), &mut say).unwrap();
-    assert_eq!(reports.len(), 1);
-    (reports.remove(0), said)
 }
 
 #[test]
@@ -289,138 +267,6 @@ fn unfair_and_malformed_claims_are_refused() {
         assert!(good.contains(from), "{from}");
         let error = Claim::parse(&good.replacen(from, to, 1), "99-tiny").unwrap_err();
         assert_eq!(error.exit_code(), 2, "{to}");
-        assert!(error.to_string().contains(expected), "{to}: {error}");
-    }
-}
-
-/// A claim about edits of the tiny world's facts, with `$WORLD` filled in.
-const EDITS: &str = r#"
-card = 99
-title = "Edits"
-statement = "A codebook leaves other facts where they are."
-source = "this test"
-
-[[experiment]]
-id = "edits"
-description = "facts of a tiny world"
-edits = { folder = "$WORLD/model", count = 3, batch = 2, corpus = 20, others = 4 }
-
-[experiment.tiers.smoke]
-seeds = 2
-
-[experiment.tiers.full]
-seeds = 2
-
-[[experiment.arms]]
-id = "memit"
-method = { name = "memit", lookup = "prompt_last", search = { steps = 3 } }
-
-[[experiment.arms]]
-id = "grace"
-method = { name = "grace", steps = 3 }
-
-[[experiment.tests]]
-id = "recall"
-
-[[experiment.tests]]
-id = "others"
-
-[[experiment.expect]]
-arm = "grace"
-baseline = "memit"
-test = "recall"
-direction = "reported"
-
-[[experiment.expect]]
-arm = "grace"
-baseline = "memit"
-test = "others"
-metric = "loss"
-direction = "lower"
-"#;
-
-#[test]
-fn editors_and_a_codebook_are_compared_on_the_same_facts() {
-    let world = World::new();
-    let text = EDITS.replace("$WORLD", world.folder.path().to_str().unwrap());
-    let options = options(&world, &text, Tier::Smoke);
-    let (report, said) = run(&options);
-    assert_eq!(said.len(), 4, "{said:?}");
-    let experiment = &report.experiments[0];
-    let [memit, grace] = experiment.arms.as_slice() else {
-        panic!("{experiment:?}")
-    };
-    assert_eq!((experiment.steps, memit.learning_rate), (3, None));
-    assert!(memit.trained_parameters > grace.trained_parameters);
-    let [recall, others] = experiment.comparisons.as_slice() else {
-        panic!("{experiment:?}")
-    };
-    assert_eq!((recall.items, others.items), (3, 4));
-    // What is outside all radii is the host's own answer, to the bit.
-    let alone = experiment.untrained[1].mean;
-    assert_eq!(grace.figures[1].each[0].to_bits(), alone.to_bits());
-    assert_ne!(memit.figures[1].each[0], alone);
-    let (again, said) = run(&options);
-    assert!(said.iter().all(|line| line.contains("finished before")));
-    assert_eq!(again.experiments[0].comparisons, experiment.comparisons);
-    // Fewer facts are other edits, whatever stands beside them.
-    let few = text.replacen("seeds = 2", "seeds = 2\nitems = 2", 1);
-    fs::write(options.claims.join("99-tiny.toml"), few).unwrap();
-    let (fewer, said) = run(&options);
-    assert!(said.iter().all(|line| line.contains("2 facts")), "{said:?}");
-    assert_eq!(fewer.experiments[0].comparisons[0].items, 2);
-    fs::write(options.claims.join("99-tiny.toml"), &text).unwrap();
-    // Arms that were left half done are made anew and come to the same.
-    fs::remove_file(memit.runs[0].join("scores.json")).unwrap();
-    let (again, _) = run(&options);
-    assert_eq!(again.experiments[0].comparisons, experiment.comparisons);
-}
-
-#[test]
-fn experiments_of_edits_are_checked() {
-    for (from, to, expected) in [
-        ("count = 3", "count = 0", "edits.count: is 0"),
-        ("seeds = 2", "seeds = 0", "tiers.smoke.seeds: is 0"),
-        ("count = 3", "cuont = 3", "cuont: unknown key"),
-        (
-            "\"memit\", lookup",
-            "\"memti\", lookup",
-            "unknown method `memti`; did you mean memit",
-        ),
-        ("\"grace\", steps", "\"grace\", stesp", "no such option"),
-        (
-            "id = \"recall\"",
-            "id = \"recal\"",
-            "tests.recal: is no score of edits; did you mean recall",
-        ),
-        (
-            "metric = \"loss\"",
-            "metric = \"exact\"",
-            "metric: is exact; others has loss",
-        ),
-        (
-            "id = \"memit\"\n",
-            "id = \"memit\"\nlearning_rates = [1.0]\n",
-            "arms[0].learning_rates: is for arms that train",
-        ),
-        (
-            "id = \"others\"\n",
-            "id = \"others\"\ndata = { limit = 1 }\n",
-            "tests.others.data: is for arms that train",
-        ),
-        (
-            "seeds = 2\n",
-            "seeds = 2\nrecipe = { seed = 1 }\n",
-            "tiers.smoke.recipe: is for arms that train",
-        ),
-        (
-            "edits = {",
-            "recipe = { seed = 1 }\nedits = {",
-            "edits: stands beside recipe",
-        ),
-    ] {
-        assert!(EDITS.contains(from), "{from}");
-        let error = Claim::parse(&EDITS.replacen(from, to, 1), "99-edits").unwrap_err();
         assert!(error.to_string().contains(expected), "{to}: {error}");
     }
 }

@@ -5,7 +5,7 @@ use super::fragment::{self, Places};
 use super::items::{Scores, score};
 use super::report::Tried;
 use crate::model::{AdapterRef, Model, ModelOptions};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, data_path};
 use crate::signals::Stop;
 use crate::train::Silent;
 use crate::{adapter_folder, memory, tune};
@@ -103,6 +103,23 @@ impl Bench<'_> {
             self.places.first.insert(first.id.clone(), run.folder);
         }
         Ok(())
+    }
+
+    /// A path of the claim, with folders in place of what stands for them.
+    pub(super) fn path(&self, path: &Path) -> Result<PathBuf> {
+        let mut value = Value::String(path.display().to_string());
+        fragment::place(&mut value, &self.places);
+        data_path(Path::new(value.as_str().unwrap_or_default()))
+    }
+
+    /// Refuses to go on after a signal; what is not measured yet is made anew when the claim is.
+    pub(super) fn stopped(&self) -> Result<()> {
+        match self.stop.requested() {
+            Some((_, name)) => Err(Error::Failed(format!(
+                "stopped by {name}; this arm is made anew when the claim is"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn made(&mut self, mut recipe: Recipe, id: &str, label: &str) -> Result<Run> {

@@ -2,7 +2,7 @@
 
 use super::file::{Claim, Expectation, Experiment, Tier};
 use super::verdict::Direction;
-use super::{edits, fragment};
+use super::{fragment, measured};
 use crate::recipe::{Recipe, read_typed};
 use crate::registry;
 use modelsmith_core::error::{Error, Result, suggest};
@@ -50,8 +50,8 @@ impl Experiment {
                 "has one arm; a claim needs a baseline",
             ));
         }
-        match &self.edits {
-            Some(edits) => edits::check(self, edits)?,
+        match self.kind()? {
+            Some(kind) => measured::check(self, kind)?,
             None => {
                 self.check_recipe()?;
                 self.check_grids()?;

@@ -12,7 +12,8 @@ const HEAD: &str = "\
 
 What the papers say of their methods, run again at a scale of minutes. Every arm of an experiment has the same host, data,
 optimizer steps and number of learning rates to choose from; rates are chosen by the loss on a development part that holds
-no test item. Arms that edit write the same facts; how their weights were chosen stands with the claim. Intervals are 95 % bootstrap intervals of the paired difference between two arms, over seeds and test items
+no test item. Arms that change a model without a recipe
+get the same items; how their weights and strengths were chosen stands with the claim. Intervals are 95 % bootstrap intervals of the paired difference between two arms, over seeds and test items
 together. A claim is *supported* when every interval lies on its expected side, *not supported* when one lies on the other
 side, and *inconclusive* otherwise. Margins and directions are written in `claims/` before the runs. A claim that does not
 hold at this scale says nothing about the paper's own scale.
@@ -115,14 +116,14 @@ fn amount(figure: &Figure) -> String {
 fn scale(metric: Metric) -> (f64, &'static str) {
     match metric {
         Metric::Exact => (100.0, " %"),
-        Metric::Loss => (1.0, ""),
+        Metric::Loss | Metric::Amount => (1.0, ""),
     }
 }
 
 fn places(metric: Metric) -> usize {
     match metric {
         Metric::Exact => 1,
-        Metric::Loss => 3,
+        Metric::Loss | Metric::Amount => 3,
     }
 }
 
@@ -272,7 +273,7 @@ fn comparison_row(found: &Comparison) -> String {
         Direction::Lower => "below 0".to_owned(),
         Direction::AsGood => match found.metric {
             Metric::Exact => format!("above −{margin}"),
-            Metric::Loss => format!("below +{margin}"),
+            Metric::Loss | Metric::Amount => format!("below +{margin}"),
         },
         Direction::Reported => "nothing".to_owned(),
     };

@@ -38,8 +38,8 @@ pub(super) fn run(bench: &mut Bench, seeds: u64, claim: &str) -> Result<Experime
         report.skipped = Some(format!("no data: {missing}"));
         return Ok(report);
     }
-    if let Some(edits) = &experiment.edits {
-        return super::edits::run(bench, edits, report, claim);
+    if let Some(kind) = experiment.kind()? {
+        return super::measured::run(bench, kind, report, claim);
     }
     if let Some(house) = &experiment.house {
         house_data::write(house, &bench.places.data)?;
@@ -204,6 +204,7 @@ fn values(scores: &Scores, metric: Metric) -> &[f64] {
     match metric {
         Metric::Exact => &scores.exact,
         Metric::Loss => &scores.loss,
+        Metric::Amount => &scores.amount,
     }
 }
 

@@ -1,5 +1,10 @@
 //! What a claim says: `claims/NN-name.toml`, read strictly.
 
+use super::collapse::Collapse;
+use super::edits::HouseEdits;
+use super::measured::Kind;
+use super::policy::Policy;
+use super::toxicity::Toxicity;
 use super::verdict::Direction;
 use crate::recipe::{Named, read_typed};
 use modelsmith_core::error::{Error, Result};
@@ -72,9 +77,15 @@ pub struct Experiment {
     pub description: String,
     /// Questions and facts of the house world, written to the folder that `$CLAIM` names.
     pub house: Option<HouseData>,
-    /// Facts of the house world that every arm writes into its model; such an experiment trains nothing and has
-    /// no recipe.
+    /// Facts of the house world that every arm writes into its model. An experiment with this or one of the next
+    /// three has no recipe: its arms change a model in their own way.
     pub edits: Option<HouseEdits>,
+    /// Words of which every arm edits one at a time, each in the model as it was.
+    pub collapse: Option<Collapse>,
+    /// Texts that are continued, and how many continuations are toxic.
+    pub toxicity: Option<Toxicity>,
+    /// Texts on which feedback changes what is allowed.
+    pub policy: Option<Policy>,
     /// Files to put into the folder that `$CLAIM` names, those of one name one behind the other.
     pub prepare: Vec<Prepared>,
     /// Runs that the arms build upon, made before them and once.
@@ -110,34 +121,6 @@ impl Default for HouseData {
             folder: PathBuf::from("assets/house"),
             development_share: 0.2,
             facts: 500,
-        }
-    }
-}
-
-/// Facts of the house world to write into the house model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HouseEdits {
-    /// Folder of the house model.
-    pub folder: PathBuf,
-    /// Facts; a tier's `items` are a limit of them. Every seed draws others.
-    pub count: usize,
-    /// Facts of a batch, of editors that write several at once.
-    pub batch: usize,
-    /// Documents of the world for the moments of the keys.
-    pub corpus: usize,
-    /// Sentences of facts that are not edited, for the test `others`.
-    pub others: usize,
-}
-
-impl Default for HouseEdits {
-    fn default() -> Self {
-        Self {
-            folder: PathBuf::from("assets/house"),
-            count: 200,
-            batch: 10,
-            corpus: 1000,
-            others: 100,
         }
     }
 }
@@ -210,9 +193,8 @@ pub struct Arm {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Test {
-    /// Short name, unique in the experiment. Of edits it is the score: `efficacy`, `paraphrase`, `neighbourhood` (the
-    /// likelier of two answers), `recall`, `recall_paraphrase`, `recall_neighbours` (all tokens of the answer),
-    /// `others` (loss on facts that were not edited).
+    /// Short name, unique in the experiment. Where no arm is trained by a recipe it is one of the scores of what the
+    /// experiment is about.
     pub id: String,
     /// What the items are.
     pub description: String,
@@ -229,6 +211,8 @@ pub enum Metric {
     Exact,
     /// Mean negative log-likelihood of the answer's tokens (or of the class).
     Loss,
+    /// A number in the test's own unit, for instance the norm of a change.
+    Amount,
 }
 
 impl Metric {
@@ -237,6 +221,7 @@ impl Metric {
         match self {
             Self::Exact => "exact",
             Self::Loss => "loss",
+            Self::Amount => "amount",
         }
     }
 }
@@ -304,6 +289,27 @@ impl Claim {
 }
 
 impl Experiment {
+    /// What its arms are measured on, where no recipe trains them.
+    ///
+    /// # Errors
+    /// Two such kinds at once.
+    pub(super) fn kind(&self) -> Result<Option<&dyn Kind>> {
+        let all: [Option<&dyn Kind>; 4] = [
+            self.edits.as_ref().map(|kind| kind as &dyn Kind),
+            self.collapse.as_ref().map(|kind| kind as &dyn Kind),
+            self.toxicity.as_ref().map(|kind| kind as &dyn Kind),
+            self.policy.as_ref().map(|kind| kind as &dyn Kind),
+        ];
+        match all.into_iter().flatten().collect::<Vec<_>>()[..] {
+            [] => Ok(None),
+            [kind] => Ok(Some(kind)),
+            [first, second, ..] => {
+                let problem = format!("stands beside {}; an experiment is about one", first.key());
+                Err(Error::config(second.key(), problem))
+            }
+        }
+    }
+
     /// The budget of a tier.
     pub fn budget(&self, tier: Tier) -> &Budget {
         match tier {

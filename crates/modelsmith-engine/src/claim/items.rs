@@ -12,13 +12,17 @@ use modelsmith_hosts::Head;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Scores of the items of a test, in the order of their rows.
+/// Scores of the items of a test, in the order of their rows; those that the test has not are empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Scores {
     /// 1 where every token of the answer (or the class) has the highest score, else 0.
     pub exact: Vec<f64>,
     /// Mean negative log-likelihood of the answer's tokens (or of the class).
     pub loss: Vec<f64>,
+    /// A number in the test's own unit.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub amount: Vec<f64>,
     /// Hash of the files that the items are from.
     pub data_hash: String,
 }

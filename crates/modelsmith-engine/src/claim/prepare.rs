@@ -1,7 +1,7 @@
 //! Public files made fit to read: one encoding, coarse labels, parts, lines of the length wanted.
 
 use super::file::Prepared;
-use crate::recipe::data_folder;
+use crate::recipe::data_path;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{atomic_bytes, safe_name};
 use serde_json::Value;
@@ -26,10 +26,7 @@ pub(super) fn write(files: &[Prepared], folder: &Path) -> Result<()> {
 }
 
 fn prepared(file: &Prepared) -> Result<String> {
-    let path = match file.path.strip_prefix("$MODELSMITH_DATA") {
-        Ok(rest) => data_folder()?.join(rest),
-        Err(_) => file.path.clone(),
-    };
+    let path = data_path(&file.path)?;
     let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, error))?;
     // In Latin-1 a byte is the number of its character, so every file can be read.
     let text = String::from_utf8(bytes)

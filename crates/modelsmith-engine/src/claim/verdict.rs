@@ -12,8 +12,8 @@ pub enum Direction {
     Higher,
     /// Below 0.
     Lower,
-    /// Not worse by more than the margin, which of scores is below 0 and of losses above: as good as
-    /// the baseline, or better.
+    /// Not worse by more than the margin, which of scores is below 0, and of losses and amounts above: as
+    /// good as the baseline, or better.
     AsGood,
     /// Nothing: the difference is measured and told, and counts in no verdict.
     Reported,
@@ -64,7 +64,7 @@ pub fn verdict(interval: &Interval, direction: Direction, metric: Metric, margin
         Direction::Lower => sided(high < 0.0, low > 0.0),
         Direction::AsGood => match metric {
             Metric::Exact => sided(low > -margin, high < -margin),
-            Metric::Loss => sided(high < margin, low > margin),
+            Metric::Loss | Metric::Amount => sided(high < margin, low > margin),
         },
         Direction::Reported => Verdict::Reported,
     }

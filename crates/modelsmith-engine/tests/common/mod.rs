@@ -2,12 +2,12 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod claims;
+
 use burn::tensor::Device;
 use modelsmith_core::files::{DType, read_json};
 use modelsmith_core::host::Host;
 use modelsmith_data::house::HouseConfig;
-use modelsmith_engine::merge::{self, MergeOptions};
-use modelsmith_engine::model::{AdapterRef, ModelOptions};
 use modelsmith_engine::train::{Event, Observer};
 use modelsmith_engine::tune::{self, Summary};
 use modelsmith_engine::{Recipe, Stop};
@@ -162,34 +162,4 @@ pub fn weights(host: &dyn Host) -> Vec<(String, Vec<f32>)> {
             (name, values)
         })
         .collect()
-}
-
-/// A model with all its weights tuned on data, as a folder of its own in `folder`.
-pub fn tuned_whole(host: &Path, data: Value, train: Value, folder: &Path, name: &str) -> PathBuf {
-    let recipe = json!({
-        "host": {"path": host},
-        "data": data,
-        "method": {"name": "full"},
-        "train": train,
-        "output": {"dir": folder.join("runs"), "name": name}
-    });
-    let recipe = Recipe::from_value(recipe, &[]).unwrap();
-    let done = tune::run(recipe, &Stop::default(), &mut Silence).unwrap();
-    let output = folder.join(name);
-    merge::run(&MergeOptions {
-        model: ModelOptions {
-            host: Some(host.to_path_buf()),
-            device: "flex".into(),
-            adapters: vec![AdapterRef {
-                path: done.artifact,
-                weight: 1.0,
-            }],
-            ..ModelOptions::default()
-        },
-        output: output.clone(),
-        dtype: None,
-        max_shard_bytes: u64::MAX,
-    })
-    .unwrap();
-    output
 }

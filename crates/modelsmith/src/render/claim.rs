@@ -119,7 +119,9 @@ fn expected(found: &Comparison) -> String {
         Direction::Lower => "below 0".to_owned(),
         Direction::AsGood => match found.metric {
             Metric::Exact => format!("above {}", signed(-found.margin, found.metric)),
-            Metric::Loss => format!("below {}", signed(found.margin, found.metric)),
+            Metric::Loss | Metric::Amount => {
+                format!("below {}", signed(found.margin, found.metric))
+            }
         },
         Direction::Reported => "nothing".to_owned(),
     }
@@ -142,6 +144,6 @@ fn signed(value: f64, metric: Metric) -> String {
 fn scale(metric: Metric) -> (f64, usize, &'static str) {
     match metric {
         Metric::Exact => (100.0, 1, " %"),
-        Metric::Loss => (1.0, 3, ""),
+        Metric::Loss | Metric::Amount => (1.0, 3, ""),
     }
 }

@@ -5,6 +5,7 @@ use super::perplexity::log_probabilities;
 use crate::generate::{GenerateOptions, generate};
 use crate::sampler::Sampler;
 use modelsmith_core::error::{Error, Result};
+use modelsmith_core::hooks::Hooks;
 use modelsmith_data::Tokenizer;
 use modelsmith_hosts::Transformer;
 use serde::Serialize;
@@ -26,13 +27,13 @@ pub struct Figures {
     pub tokens: Option<f64>,
 }
 
-/// Measures a behaviour of a host.
+/// Measures a behaviour of a host with what is attached to it.
 pub trait Behaviour {
     /// How much of it there is.
     ///
     /// # Errors
     /// A host that does not predict next tokens, prompts that it cannot read.
-    fn measure(&self, host: &Transformer) -> Result<Figures>;
+    fn measure(&self, host: &Transformer, hooks: &[&dyn Hooks]) -> Result<Figures>;
 }
 
 /// The share of greedy continuations that a judge finds to show the behaviour.
@@ -58,7 +59,7 @@ impl Continuations<'_> {
     ///
     /// # Errors
     /// As [`Behaviour::measure`].
-    pub fn texts(&self, host: &Transformer) -> Result<Vec<(String, usize)>> {
+    pub fn texts(&self, host: &Transformer, hooks: &[&dyn Hooks]) -> Result<Vec<(String, usize)>> {
         let options = GenerateOptions {
             max_new_tokens: self.max_tokens,
             eos: self.tokenizer.special().eos.into_iter().collect(),
@@ -67,7 +68,7 @@ impl Continuations<'_> {
         };
         let mut found = Vec::with_capacity(self.prompts.len());
         for batch in self.prompts.chunks(BATCH) {
-            for ids in generate(host, batch, &options, &[], &mut |_, _| true)? {
+            for ids in generate(host, batch, &options, hooks, &mut |_, _| true)? {
                 let text = self.tokenizer.decode(&ids, true)?;
                 let line = text.split('\n').next().unwrap_or_default();
                 let text = match self.stop_at_newline {
@@ -82,8 +83,8 @@ impl Continuations<'_> {
 }
 
 impl Behaviour for Continuations<'_> {
-    fn measure(&self, host: &Transformer) -> Result<Figures> {
-        let texts = self.texts(host)?;
+    fn measure(&self, host: &Transformer, hooks: &[&dyn Hooks]) -> Result<Figures> {
+        let texts = self.texts(host, hooks)?;
         let shows = |text: &str| f64::from(u8::from(self.judge.score(text) >= self.threshold));
         let items: Vec<f64> = texts.iter().map(|(text, _)| shows(text)).collect();
         let share = |of: &mut dyn Iterator<Item = f64>| of.sum::<f64>() / texts.len().max(1) as f64;
@@ -142,11 +143,11 @@ impl Preference {
     }
 
     /// `ln Σ P(word | prompt)` for each prompt.
-    fn mass(&self, host: &Transformer, rows: &[Row]) -> Result<Vec<f64>> {
+    fn mass(&self, host: &Transformer, hooks: &[&dyn Hooks], rows: &[Row]) -> Result<Vec<f64>> {
         let mut sums = vec![0.0; self.prompts];
         for batch in rows.chunks(2 * BATCH) {
             let ids: Vec<Vec<u32>> = batch.iter().map(|row| row.ids.clone()).collect();
-            for (row, found) in batch.iter().zip(log_probabilities(host, &ids)?) {
+            for (row, found) in batch.iter().zip(log_probabilities(host, hooks, &ids)?) {
                 sums[row.prompt] += found[row.start - 1..].iter().sum::<f64>().exp();
             }
         }
@@ -176,9 +177,9 @@ fn rows(tokenizer: &Tokenizer, prompts: &[String], words: &[&str]) -> Result<Vec
 }
 
 impl Behaviour for Preference {
-    fn measure(&self, host: &Transformer) -> Result<Figures> {
-        let words = self.mass(host, &self.words)?;
-        let others = self.mass(host, &self.others)?;
+    fn measure(&self, host: &Transformer, hooks: &[&dyn Hooks]) -> Result<Figures> {
+        let words = self.mass(host, hooks, &self.words)?;
+        let others = self.mass(host, hooks, &self.others)?;
         let items: Vec<f64> = words.iter().zip(others).map(|(a, b)| a - b).collect();
         Ok(Figures {
             behaviour: items.iter().sum::<f64>() / items.len() as f64,

@@ -32,7 +32,9 @@ pub fn interference(
 ) -> Result<Interference> {
     let measured = |patches: &[Patch]| -> Result<Vec<f64>> {
         let host = edited(base, patches)?;
-        let figures = behaviours.iter().map(|behaviour| behaviour.measure(&host));
+        let figures = behaviours
+            .iter()
+            .map(|behaviour| behaviour.measure(&host, &[]));
         figures.map(|found| Ok(found?.behaviour)).collect()
     };
     let each = patches

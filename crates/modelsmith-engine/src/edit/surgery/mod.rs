@@ -14,6 +14,7 @@ mod mechanism;
 mod operate;
 mod perplexity;
 mod states;
+mod steering;
 mod sweep;
 mod texts;
 mod write;
@@ -27,11 +28,12 @@ pub use mechanism::{Group, Mechanism, mechanism};
 pub use operate::{Operation, operate};
 pub use perplexity::Windows;
 pub use states::{States, examples};
+pub use steering::Steering;
 pub use sweep::{Sweep, SweepOptions, sweep};
 pub use texts::Texts;
 pub use write::{WriteOptions, Written, write_model};
 
 pub use modelsmith_methods::edit::surgery::{
     Choice, Examples, Form, Length, Patch, Point, Probe, ProbeOptions, Region, Surgery, Target,
-    Warning,
+    Warning, choose,
 };

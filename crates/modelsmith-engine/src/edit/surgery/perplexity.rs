@@ -3,7 +3,7 @@
 use crate::pool::within;
 use burn::tensor::{Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::hooks::Pass;
+use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_data::Tokenizer;
 use modelsmith_hosts::{TokenInput, Transformer};
@@ -49,24 +49,42 @@ impl Windows {
     ///
     /// # Errors
     /// A host that does not predict next tokens, a loss that is not finite.
-    pub fn perplexity(&self, host: &Transformer) -> Result<f64> {
-        let mut sum = 0.0;
+    pub fn perplexity(&self, host: &Transformer, hooks: &[&dyn Hooks]) -> Result<f64> {
+        let each = self.losses(host, hooks)?;
+        let weighted = each.iter().zip(&self.rows);
+        let sum: f64 = weighted
+            .map(|(loss, row)| loss * (row.len() - 1) as f64)
+            .sum();
+        Ok((sum / self.tokens() as f64).exp())
+    }
+
+    /// Mean loss a token of each window, those of like length together.
+    ///
+    /// # Errors
+    /// As [`Windows::perplexity`].
+    pub fn losses(&self, host: &Transformer, hooks: &[&dyn Hooks]) -> Result<Vec<f64>> {
+        let mut losses = Vec::with_capacity(self.rows.len());
         for batch in self.rows.chunks(BATCH) {
-            sum -= log_probabilities(host, batch)?
-                .iter()
-                .flatten()
-                .sum::<f64>();
+            let found = log_probabilities(host, hooks, batch)?;
+            losses.extend(
+                found
+                    .iter()
+                    .map(|row| -row.iter().sum::<f64>() / row.len() as f64),
+            );
         }
-        let loss = sum / self.tokens() as f64;
-        match loss.is_finite() {
-            true => Ok(loss.exp()),
-            false => Err(Error::Numeric(format!("the loss on text is {loss}"))),
+        match losses.iter().find(|loss| !loss.is_finite()) {
+            None => Ok(losses),
+            Some(loss) => Err(Error::Numeric(format!("the loss on text is {loss}"))),
         }
     }
 }
 
 /// Log-probability of each token of each row but the first, given those before it.
-pub(super) fn log_probabilities(host: &Transformer, rows: &[Vec<u32>]) -> Result<Vec<Vec<f64>>> {
+pub(super) fn log_probabilities(
+    host: &Transformer,
+    hooks: &[&dyn Hooks],
+    rows: &[Vec<u32>],
+) -> Result<Vec<Vec<f64>>> {
     if !matches!(host.head(), modelsmith_hosts::Head::CausalLm) {
         return Err(Error::Usage(format!(
             "{} does not predict next tokens",
@@ -75,7 +93,7 @@ pub(super) fn log_probabilities(host: &Transformer, rows: &[Vec<u32>]) -> Result
     }
     let device = host.device();
     let input = TokenInput::from_ids(rows, host.pad_token().unwrap_or(0), false, &device);
-    let logits = within(|| host.forward(&input, &Pass::default(), &[]))?;
+    let logits = within(|| host.forward(&input, &Pass::default(), hooks))?;
     let [batch, time, vocabulary] = logits.dims();
     let logits = logits.reshape([batch * time, vocabulary]);
     let mut targets = vec![0_i64; batch * time];

@@ -66,11 +66,11 @@ pub fn sweep(
     let start = edited(base, before)?;
     let at = |patch: &Patch, alpha: f64| -> Result<(Point, Figures)> {
         let host = edited(&start, &[patch.at(alpha)])?;
-        let figures = behaviour.measure(&host)?;
+        let figures = behaviour.measure(&host, &[])?;
         let point = Point {
             alpha,
             behaviour: figures.behaviour,
-            perplexity: text.perplexity(&host)?,
+            perplexity: text.perplexity(&host, &[])?,
         };
         Ok((point, figures))
     };
