@@ -146,6 +146,12 @@ fn every_editor_writes_facts_and_undoing_them_gives_the_base_to_the_bit() {
             json!({"layers": [2], "learning_rate": 0.01, "clamp": 0.05}),
             2,
         ),
+        ("ft_ewc", json!({"layers": [2], "learning_rate": 0.01}), 2),
+        (
+            "ft_retrain",
+            json!({"layers": [2], "learning_rate": 0.01, "retrain_every": 2}),
+            2,
+        ),
         ("lora_edit", json!({"layers": [2]}), 2),
     ];
     assert_eq!(cases.len(), TABLE.len());
@@ -220,6 +226,56 @@ fn a_stopped_sequence_goes_on_at_the_next_edit() {
         error.to_string().contains("edits of another method"),
         "{error}"
     );
+}
+
+#[test]
+fn fine_tuning_that_looks_back_holds_earlier_facts_and_goes_on_as_if_not_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let statements = statements(4);
+    let all = |method: &str, set: Value| -> (EditFolder, Transformer) {
+        let mut options = options(folder.path(), method, &set);
+        options.batch = 1;
+        let whole = folder
+            .path()
+            .join(format!("{method}-{}", set.to_string().len()));
+        options.output.clone_from(&whole);
+        run(&options, &statements, &Stop::default(), &mut |_| {}).unwrap();
+        let parts = folder.path().join("parts");
+        options.output.clone_from(&parts);
+        run(&options, &statements[..3], &Stop::default(), &mut |_| {}).unwrap();
+        run(&options, &statements, &Stop::default(), &mut |_| {}).unwrap();
+        let opened = |path: &Path| EditFolder::open(path).unwrap();
+        let host = |path: &Path| edited(&opened(path), None, None, &Device::flex()).unwrap();
+        assert!(bits(&host(&whole)) == bits(&host(&parts)), "{method}");
+        std::fs::remove_dir_all(parts).unwrap();
+        let host = host(&whole);
+        (opened(&whole), host)
+    };
+    let rate = json!({"layers": [2], "learning_rate": 0.005});
+    let (_, plain) = all("ft", rate.clone());
+    // Every second fact, all facts so far are trained on again: in the second and fourth step there are two changes.
+    let mut often = rate.clone();
+    (often["retrain_every"], often["retrain_passes"]) = (2.into(), 20.into());
+    let (steps, rehearsed) = all("ft_retrain", often);
+    let counts: Vec<usize> = (1..=4)
+        .map(|number| steps.entry(number).unwrap().figures.norms.len())
+        .collect();
+    assert_eq!(counts, [1, 2, 1, 2]);
+    let (known_plain, known_after) = (known(&plain, &statements), known(&rehearsed, &statements));
+    assert!(known_after >= known_plain, "{known_after} {known_plain}");
+    assert_eq!(known_after, 1.0);
+    // Held so fast that nothing moves that earlier facts depend on, the first fact's change is all there is of it.
+    let mut stiff = rate;
+    stiff["elastic"] = 1e4.into();
+    let (steps, stiff) = all("ft_ewc", stiff);
+    let norm = |folder: &EditFolder, number: u64| folder.entry(number).unwrap().figures.norms[0].1;
+    let (free, _) = all(
+        "ft",
+        json!({"layers": [2], "learning_rate": 0.005, "loss_stop": 0.01}),
+    );
+    assert_eq!(norm(&steps, 1), norm(&free, 1));
+    assert_ne!(norm(&steps, 2), norm(&free, 2));
+    assert!(known(&stiff, &statements[..1]) >= known(&plain, &statements[..1]));
 }
 
 #[test]

@@ -5,11 +5,13 @@ use super::arms::Bench;
 use super::file::{Arm, Experiment, Metric};
 use super::house_data::write_rows;
 use super::items::Scores;
-use super::measured::{ByTest, Kind, Seen, Subject, at_least_one, no_first};
+use super::measured::{ByTest, Kind, Seen, Subject, at_least_one, no_first, options};
 use crate::edit::measure::{
     Forced, MeasureOptions, Outcome, Protocol, Query, Record, Scored, forced, score,
 };
-use crate::edit::{self, EditFolder, EditOptions, GraceEditor, Guard, Statement};
+use crate::edit::{
+    self, EditFolder, EditOptions, GateConfig, GateEditor, GateKind, GraceEditor, Guard, Statement,
+};
 use crate::recipe::Named;
 use crate::{adapter_folder, house, memory, registry};
 use burn::tensor::Device;
@@ -44,6 +46,9 @@ const SCORES: [(&str, Protocol, &str); 6] = [
 
 /// The codebook, which writes no weights and so stands beside the editors.
 const GRACE: &str = "grace";
+
+/// What it is compared with, which writes none either.
+const GATES: [(&str, GateKind); 2] = [("memory", GateKind::Memory), ("defer", GateKind::Defer)];
 
 /// Facts of the house world to write into the house model. Tests: `efficacy`, `paraphrase`, `neighbourhood` (the
 /// likelier of two answers), `recall`, `recall_paraphrase`, `recall_neighbours` (all tokens of the answer), `others`
@@ -113,9 +118,10 @@ impl Kind for HouseEdits {
     }
 
     fn check_method(&self, method: &Named) -> Result<()> {
-        match method.name == GRACE {
-            true => grace(method)?.check(),
-            false => registry::edit_method(method).map(|_| ()),
+        match (method.name == GRACE, gate(method)) {
+            (true, _) => grace(method)?.check(),
+            (_, Some(_)) => options::<GateConfig>(method)?.check(),
+            _ => registry::edit_method(method).map(|_| ()),
         }
     }
 
@@ -143,9 +149,10 @@ impl Subject for Base {
 
     fn arm(&self, bench: &Bench, arm: &Arm, seed: u64, folder: &Path) -> Result<Seen> {
         let facts = self.facts(seed)?;
-        match arm.method.name == GRACE {
-            true => codebook(bench, self, arm, seed, &facts),
-            false => weights(bench, self, arm, seed, &facts, folder.join("edits")),
+        match (arm.method.name == GRACE, gate(&arm.method)) {
+            (true, _) => codebook(bench, self, arm, seed, &facts),
+            (_, Some(kind)) => gated(bench, self, (kind, arm), seed, &facts),
+            _ => weights(bench, self, arm, seed, &facts, folder.join("edits")),
         }
     }
 }
@@ -163,7 +170,7 @@ fn weights(
         std::fs::remove_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
     }
     let single = edit::writes_one(&arm.method)?;
-    let options = EditOptions {
+    let asked = EditOptions {
         host: base.edits.folder.clone(),
         method: arm.method.clone(),
         batch: if single { 1 } else { base.edits.batch },
@@ -179,7 +186,7 @@ fn weights(
         device: bench.device.clone(),
     };
     let statements: Vec<Statement> = facts.requests.iter().map(Statement::from).collect();
-    let made = edit::run(&options, &statements, bench.stop, &mut |_| {})?;
+    let made = edit::run(&asked, &statements, bench.stop, &mut |_| {})?;
     let opened = EditFolder::open(&folder)?;
     let numbers = |(weight, ..): &(String, f64, f64)| {
         let found = base.host.weight(weight);
@@ -219,6 +226,37 @@ fn codebook(bench: &Bench, base: &Base, arm: &Arm, seed: u64, facts: &Facts) -> 
         changed: (numbers * book.len()) as u64,
         scores: measured(&base.scored(&[editor.grace.hooks()]), facts)?,
     })
+}
+
+/// A gate: trained on each fact that the model does not know yet.
+fn gated(
+    bench: &Bench,
+    base: &Base,
+    (kind, arm): (GateKind, &Arm),
+    seed: u64,
+    facts: &Facts,
+) -> Result<Seen> {
+    let config = options(&arm.method)?;
+    let mut editor = GateEditor::new(&base.host, &base.tokenizer, kind, config, seed)?;
+    let begun = Instant::now();
+    for request in &facts.requests {
+        bench.stopped()?;
+        if !edit::is_right(&base.scored(&[&editor.gate]), request)? {
+            editor.write(&Statement::from(request))?;
+        }
+    }
+    Ok(Seen {
+        seconds: begun.elapsed().as_secs_f64(),
+        peak_memory: memory::peak_resident(),
+        changed: editor.trained() as u64,
+        scores: measured(&base.scored(&[&editor.gate]), facts)?,
+    })
+}
+
+/// Which gate an arm is, if it is one.
+fn gate(method: &Named) -> Option<GateKind> {
+    let found = GATES.iter().find(|(name, _)| *name == method.name);
+    found.map(|(_, kind)| *kind)
 }
 
 /// Options of an arm that is a codebook.

@@ -14,7 +14,7 @@ use modelsmith_core::host::Host;
 use modelsmith_core::parameters::Flat;
 use modelsmith_data::Tokenizer;
 use modelsmith_hosts::Transformer;
-use modelsmith_methods::edit::{Edit, Lookup, Moment, Way};
+use modelsmith_methods::edit::{Edit, FineTune, Lookup, Moment, Way};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -31,6 +31,8 @@ pub struct Editor {
     contexts: Vec<String>,
     moments: BTreeMap<usize, Moment>,
     memory: BTreeMap<usize, Mat<f64>>,
+    /// Facts written before, oldest first, where the method looks back at them.
+    past: Vec<Fact>,
     seed: u64,
     /// Limits of every change.
     pub guard: Guard,
@@ -104,6 +106,7 @@ impl Editor {
             contexts,
             moments: BTreeMap::new(),
             memory: BTreeMap::new(),
+            past: Vec::new(),
             seed,
             guard: Guard::default(),
         })
@@ -142,19 +145,28 @@ impl Editor {
     /// A fact that does not fit the model, a change that cannot be computed or that the guard refuses; the model
     /// is as it was then.
     pub fn edit(&mut self, statements: &[Statement]) -> Result<Step> {
-        let facts: Vec<Fact> = statements
-            .iter()
-            .map(|statement| Fact::read(&self.tokenizer, statement, &self.contexts, self.lookup))
-            .collect::<Result<_>>()?;
+        let facts = self.read(statements)?;
         if facts.is_empty() {
             return Err(Error::Usage("a batch of no facts was to be written".into()));
         }
         let before = self.weights_now()?;
         let result = self.try_edit(&facts);
-        if result.is_err() {
-            self.put_back(&before)?;
+        match &result {
+            Ok(_) => self.look_back_at(facts),
+            Err(_) => self.put_back(&before)?,
         }
         result
+    }
+
+    fn read(&self, statements: &[Statement]) -> Result<Vec<Fact>> {
+        let read = |one: &Statement| Fact::read(&self.tokenizer, one, &self.contexts, self.lookup);
+        statements.iter().map(read).collect()
+    }
+
+    fn look_back_at(&mut self, facts: Vec<Fact>) {
+        if matches!(self.method.way(), Way::FineTune(options) if options.looks_back()) {
+            self.past.extend(facts);
+        }
     }
 
     /// Keeps the keys of a batch, so that later ones leave their outputs as they are.
@@ -204,34 +216,51 @@ impl Editor {
                 batch::edit(&mut self.host, &known, form, facts)
             }
             Way::FineTune(options) => {
-                let (mlps, layer) = (&self.mlps, self.layers[0]);
-                let (change, steps, loss) =
-                    fine_tune::change(&self.host, mlps, layer, options, facts, self.seed)?;
-                let mut figures = Figures {
-                    facts: facts.len(),
-                    steps: steps as f64,
-                    loss,
-                    ..Figures::default()
-                };
-                batch::make(&mut self.host, &self.guard, &change, &mut figures)?;
-                Ok(Step {
-                    changes: vec![change],
-                    keys: BTreeMap::new(),
-                    figures,
-                })
+                let options = options.clone();
+                self.fine_tune(&options, facts)
             }
         }
+    }
+
+    fn fine_tune(&mut self, options: &FineTune, facts: &[Fact]) -> Result<Step> {
+        let (mlps, layer, seed) = (&self.mlps, self.layers[0], self.seed);
+        let both = (facts, &self.past[..]);
+        let (change, steps, loss) =
+            fine_tune::change(&self.host, mlps, layer, options, both, seed)?;
+        let mut figures = Figures {
+            facts: facts.len(),
+            steps: steps as f64,
+            loss,
+            ..Figures::default()
+        };
+        batch::make(&mut self.host, &self.guard, &change, &mut figures)?;
+        let mut changes = vec![change];
+        let count = self.past.len();
+        let rounds = |facts: usize| facts.checked_div(options.retrain_every).unwrap_or(0);
+        if rounds(count) < rounds(count + facts.len()) {
+            let all = [&self.past[..], facts].concat();
+            let again = fine_tune::rehearsal(&self.host, mlps, layer, options, &all, seed)?;
+            batch::make(&mut self.host, &self.guard, &again, &mut figures)?;
+            changes.push(again);
+        }
+        Ok(Step {
+            changes,
+            keys: BTreeMap::new(),
+            figures,
+        })
     }
 
     /// Makes the changes of an earlier batch again.
     ///
     /// # Errors
-    /// Changes that are for another model.
-    pub fn repeat(&mut self, step: &Step) -> Result<()> {
+    /// Changes that are for another model, statements that do not fit it.
+    pub fn repeat(&mut self, step: &Step, statements: &[Statement]) -> Result<()> {
         for change in &step.changes {
             write(&mut self.host, change)?;
         }
         remember(&mut self.memory, &step.keys);
+        let facts = self.read(statements)?;
+        self.look_back_at(facts);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{Flat, to_vec, trained};
 use modelsmith_core::random::Stream;
-use modelsmith_core::roles::{Optimize, Update};
+use modelsmith_core::roles::{Optimize, Optimizer, Update};
 use modelsmith_hosts::{TokenInput, Transformer};
 use modelsmith_methods::edit::{self, FineTune};
 use modelsmith_methods::optimize::AdamW;
@@ -35,8 +35,11 @@ impl Hooks for Replaced<'_> {
     }
 }
 
+/// Facts of a batch of a rehearsal.
+const BATCH: usize = 10;
+
 /// The change of the MLP of block `layer` that `options` make of `facts`, with steps and last loss; the
-/// host stays as it is.
+/// host stays as it is. `past` are the facts before, oldest first.
 ///
 /// # Errors
 /// Prompts that do not fit the model, a loss that is not finite.
@@ -45,45 +48,162 @@ pub(crate) fn change(
     mlps: &[Mlp],
     layer: usize,
     options: &FineTune,
-    facts: &[Fact],
+    (facts, past): (&[Fact], &[Fact]),
     seed: u64,
 ) -> Result<(Change, usize, f64)> {
-    let mut weight = Weight::new(host, &mlps[layer], options, seed)?;
-    let mut optimizer = AdamW::default().optimizer()?;
+    let mut training = Training::new(host, &mlps[layer], options, seed)?;
+    if options.elastic > 0.0 {
+        let last = &past[past.len().saturating_sub(options.elastic_facts)..];
+        training.anchor = Anchor::new(&training, mlps, layer, last)?;
+    }
     let task = Task::new(host, mlps, layer, facts)?;
     let (mut steps, mut last) = (0, f64::NAN);
     while steps < options.steps {
-        let leaves = weight.leaves()?;
-        let composed = weight.compose(&leaves);
-        let loss = task.loss(host, &mlps[layer].site.path, composed)?;
-        last = f64::from(to_vec(loss.clone().without_autodiff())[0]);
-        if !last.is_finite() {
-            return Err(Error::Numeric(format!(
-                "the loss of fine-tuning is {last} after {steps} steps; lower method.learning_rate"
-            )));
-        }
-        let mut gradients = loss.backward();
+        last = training.step(&task, options.loss_stop)?;
         if last < options.loss_stop {
             break;
         }
-        for (place, leaf) in leaves.iter().enumerate() {
+        steps += 1;
+    }
+    Ok((training.weight.change(&mlps[layer], layer)?, steps, last))
+}
+
+/// The change that passes over all `facts` make, in batches drawn anew each time.
+///
+/// # Errors
+/// As [`change`].
+pub(crate) fn rehearsal(
+    host: &Transformer,
+    mlps: &[Mlp],
+    layer: usize,
+    options: &FineTune,
+    facts: &[Fact],
+    seed: u64,
+) -> Result<Change> {
+    let mut training = Training::new(host, &mlps[layer], options, seed)?;
+    for pass in 0..options.retrain_passes {
+        let mut order: Vec<&Fact> = facts.iter().collect();
+        let name = format!("edit/rehearsal/{}/{pass}", facts.len());
+        Stream::new(seed, &name).shuffle(&mut order);
+        for batch in order.chunks(BATCH) {
+            let batch: Vec<Fact> = batch.iter().map(|fact| (*fact).clone()).collect();
+            let task = Task::new(host, mlps, layer, &batch)?;
+            training.step(&task, 0.0)?;
+        }
+    }
+    training.weight.change(&mlps[layer], layer)
+}
+
+/// Fine-tuning that is under way.
+struct Training<'a> {
+    host: &'a Transformer,
+    path: &'a str,
+    options: &'a FineTune,
+    weight: Weight,
+    optimizer: Box<dyn Optimizer>,
+    steps: usize,
+    anchor: Option<Anchor>,
+}
+
+impl<'a> Training<'a> {
+    fn new(host: &'a Transformer, mlp: &'a Mlp, options: &'a FineTune, seed: u64) -> Result<Self> {
+        Ok(Self {
+            host,
+            path: &mlp.site.path,
+            options,
+            weight: Weight::new(host, mlp, options, seed)?,
+            optimizer: AdamW::default().optimizer()?,
+            steps: 0,
+            anchor: None,
+        })
+    }
+
+    /// The loss of a task with its gradients by value.
+    fn gradients(&self, task: &Task) -> Result<(f64, Vec<Tensor<1>>)> {
+        let leaves = self.weight.leaves()?;
+        let composed = self.weight.compose(&leaves);
+        let loss = task.loss(self.host, self.path, composed)?;
+        let found = f64::from(to_vec(loss.clone().without_autodiff())[0]);
+        if !found.is_finite() {
+            return Err(Error::Numeric(format!(
+                "the loss of fine-tuning is {found} after {} steps; lower method.learning_rate",
+                self.steps
+            )));
+        }
+        let mut gradients = loss.backward();
+        let pairs = leaves.iter().zip(&self.weight.values);
+        let of = |(leaf, value): (&Tensor<2>, &Flat)| {
             let gradient = leaf.grad_remove(&mut gradients).ok_or_else(|| {
                 Error::Failed("the target does not depend on the edited layer".into())
             })?;
-            let value = &mut weight.values[place];
-            optimizer.update(Update {
+            Ok(gradient.reshape([value.len()]))
+        };
+        let gradients = pairs.map(of).collect::<Result<_>>()?;
+        Ok((found, gradients))
+    }
+
+    /// One step of Adam, and the loss before it; none at a loss below `stop`.
+    fn step(&mut self, task: &Task, stop: f64) -> Result<f64> {
+        let (loss, gradients) = self.gradients(task)?;
+        if loss < stop {
+            return Ok(loss);
+        }
+        for (place, gradient) in gradients.into_iter().enumerate() {
+            let value = &mut self.weight.values[place];
+            let gradient = match &self.anchor {
+                Some(anchor) => gradient + anchor.pull(value, self.options.elastic)?,
+                None => gradient,
+            };
+            self.optimizer.update(Update {
                 name: ["first", "second"][place],
-                gradient: gradient.reshape([value.len()]),
+                gradient,
                 value,
                 scale: 1.0,
-                learning_rate: options.learning_rate,
+                learning_rate: self.options.learning_rate,
                 weight_decay: 0.0,
             })?;
         }
-        weight.clamp(options.clamp as f32);
-        steps += 1;
+        self.weight.clamp(self.options.clamp as f32);
+        self.steps += 1;
+        Ok(loss)
     }
-    Ok((weight.change(&mlps[layer], layer)?, steps, last))
+}
+
+/// Where a weight was, and how much earlier facts depend on each of its entries.
+struct Anchor {
+    begun: Tensor<1>,
+    /// Mean squared gradient of the log-likelihood of a fact.
+    fisher: Tensor<1>,
+}
+
+impl Anchor {
+    /// Of the facts given; `None` where there are none.
+    fn new(
+        training: &Training<'_>,
+        mlps: &[Mlp],
+        layer: usize,
+        facts: &[Fact],
+    ) -> Result<Option<Self>> {
+        let mut fisher: Option<Tensor<1>> = None;
+        for fact in facts {
+            let task = Task::new(training.host, mlps, layer, std::slice::from_ref(fact))?;
+            let (_, mut gradients) = training.gradients(&task)?;
+            let square = gradients.remove(0).square() / facts.len() as f64;
+            fisher = Some(match fisher {
+                Some(sum) => sum + square,
+                None => square,
+            });
+        }
+        let begun = &training.weight.values[0];
+        let begun = begun.tensor::<2>()?.reshape([begun.len()]);
+        Ok(fisher.map(|fisher| Self { begun, fisher }))
+    }
+
+    /// The gradient of `strength · Σ F (w - w₀)²`.
+    fn pull(&self, value: &Flat, strength: f64) -> Result<Tensor<1>> {
+        let now = value.tensor::<2>()?.reshape([value.len()]);
+        Ok((now - self.begun.clone()) * self.fisher.clone() * (2.0 * strength))
+    }
 }
 
 /// What is trained: the weight itself, or the factors of a change of it.

@@ -2,7 +2,7 @@
 
 use super::answers::log_probabilities;
 use super::facts::{Fact, Statement};
-use super::mlps::mlps;
+use super::mlps::{Mlp, mlps};
 use super::rows::numbered;
 use super::span::Span;
 use crate::adapter_folder::{self, Provenance, base_hash};
@@ -49,7 +49,7 @@ pub struct GraceEditor<'a> {
 }
 
 /// A prompt with its target, as the layer sees it.
-struct Task {
+pub(super) struct Task {
     input: TokenInput,
     /// Column of the last prompt token.
     last: usize,
@@ -72,12 +72,10 @@ impl<'a> GraceEditor<'a> {
         config.check()?;
         let mlps = mlps(host)?;
         if config.module.is_empty() {
-            let block = (mlps.len() * 3 / 4).min(mlps.len() - 1);
-            config.module.clone_from(&mlps[block].site.path);
+            config.module = usual_module(&mlps);
         }
         let site = config.site(host)?;
-        let inside = |block: &String| site.path.starts_with(&format!("{block}."));
-        let block = mlps.iter().position(|mlp| inside(&mlp.block));
+        let block = block_of(&mlps, &site.path);
         let book = Codebook::new(site.inputs, site.outputs);
         Ok(Self {
             host,
@@ -125,7 +123,7 @@ impl<'a> GraceEditor<'a> {
             self.grace.book.set_value(placed.entry, &value);
         }
         let begun = self.grace.book.value(placed.entry).to_vec();
-        let (value, losses) = self.layer().train(&task, &config, &begun)?;
+        let (value, losses) = self.layer().train_value(&task, &config, &begun)?;
         self.grace.book.set_value(placed.entry, &value);
         Ok(GraceStep {
             operation: placed.operation,
@@ -172,18 +170,38 @@ impl<'a> GraceEditor<'a> {
     }
 }
 
+/// The layer that is taken where none is named: the last of the MLP about three quarters of the way up.
+pub(super) fn usual_module(mlps: &[Mlp]) -> String {
+    let block = (mlps.len() * 3 / 4).min(mlps.len() - 1);
+    mlps[block].site.path.clone()
+}
+
+/// Number of the block that a layer belongs to; `None` where it belongs to none.
+pub(super) fn block_of(mlps: &[Mlp], path: &str) -> Option<usize> {
+    let inside = |block: &String| path.starts_with(&format!("{block}."));
+    mlps.iter().position(|mlp| inside(&mlp.block))
+}
+
+/// How what stands in for an output is trained.
+pub(super) struct Schedule {
+    pub(super) steps: usize,
+    pub(super) learning_rate: f64,
+    pub(super) loss_stop: f64,
+    pub(super) replacement: Replacement,
+}
+
 /// The layer of a codebook in its host.
-struct Layer<'a> {
-    host: &'a Transformer,
-    blocks: &'a BTreeMap<String, usize>,
+pub(super) struct Layer<'a> {
+    pub(super) host: &'a Transformer,
+    pub(super) blocks: &'a BTreeMap<String, usize>,
     /// Number of its block; `None` where it belongs to none.
-    block: Option<usize>,
-    path: &'a str,
+    pub(super) block: Option<usize>,
+    pub(super) path: &'a str,
 }
 
 impl Layer<'_> {
     /// The task of a fact, the layer's input at the last prompt token, and its output there.
-    fn task(&self, fact: &Fact, end: Option<u32>) -> Result<(Task, Vec<f32>, Vec<f32>)> {
+    pub(super) fn task(&self, fact: &Fact, end: Option<u32>) -> Result<(Task, Vec<f32>, Vec<f32>)> {
         let device = self.host.device();
         let target: Vec<u32> = fact.target.iter().copied().chain(end).collect();
         let ids = [&fact.bare.ids[..], &target[..target.len() - 1]].concat();
@@ -216,20 +234,42 @@ impl Layer<'_> {
         Ok((task, key, output))
     }
 
-    /// The value that training makes of `begun`, and the loss before every step and at the end.
-    fn train(
+    /// The value that training makes of `begun`, and the losses.
+    fn train_value(
         &self,
         task: &Task,
         config: &GraceConfig,
         begun: &[f32],
     ) -> Result<(Vec<f32>, Vec<f64>)> {
-        let (width, device) = (begun.len(), self.host.device());
-        let mut value = Flat::from_vec(begun.to_vec(), &[1, width], &device);
+        let schedule = Schedule {
+            steps: config.steps,
+            learning_rate: config.learning_rate,
+            loss_stop: config.loss_stop,
+            replacement: config.replacement,
+        };
+        let device = self.host.device();
+        let mut value = [Flat::from_vec(begun.to_vec(), &[1, begun.len()], &device)];
+        let losses = self.train(task, &schedule, &mut value, &|leaves| leaves[0].clone())?;
+        Ok((value[0].to_vec(), losses))
+    }
+
+    /// Trains the parts that a value `[1, width]` is made of, under a fresh Adam; the loss before every step and at
+    /// the end.
+    pub(super) fn train(
+        &self,
+        task: &Task,
+        schedule: &Schedule,
+        parts: &mut [Flat],
+        value: &dyn Fn(&[Tensor<2>]) -> Tensor<2>,
+    ) -> Result<Vec<f64>> {
         let mut optimizer = AdamW::default().optimizer()?;
         let mut losses = Vec::new();
-        for step in 0..=config.steps {
-            let leaf = trained(value.tensor::<2>()?).val();
-            let loss = self.loss(task, config.replacement, leaf.clone())?;
+        for step in 0..=schedule.steps {
+            let leaves = parts
+                .iter()
+                .map(|part| Ok(trained(part.tensor::<2>()?).val()));
+            let leaves: Vec<Tensor<2>> = leaves.collect::<Result<_>>()?;
+            let loss = self.loss(task, schedule.replacement, value(&leaves))?;
             let last = f64::from(to_vec(loss.clone().without_autodiff())[0]);
             if !last.is_finite() {
                 return Err(Error::Numeric(format!(
@@ -238,25 +278,27 @@ impl Layer<'_> {
             }
             losses.push(last);
             let gradients = loss.backward();
-            if last < config.loss_stop || step == config.steps {
+            if last < schedule.loss_stop || step == schedule.steps {
                 break;
             }
-            let gradient = leaf.grad(&gradients).ok_or_else(|| {
-                Error::Failed(format!(
-                    "the target does not depend on {}; choose an earlier layer",
-                    self.path
-                ))
-            })?;
-            optimizer.update(Update {
-                name: "value",
-                gradient: gradient.reshape([width]),
-                value: &mut value,
-                scale: 1.0,
-                learning_rate: config.learning_rate,
-                weight_decay: 0.0,
-            })?;
+            for (number, (leaf, part)) in leaves.iter().zip(parts.iter_mut()).enumerate() {
+                let gradient = leaf.grad(&gradients).ok_or_else(|| {
+                    Error::Failed(format!(
+                        "the target does not depend on {}; choose an earlier layer",
+                        self.path
+                    ))
+                })?;
+                optimizer.update(Update {
+                    name: &number.to_string(),
+                    gradient: gradient.reshape([part.len()]),
+                    value: part,
+                    scale: 1.0,
+                    learning_rate: schedule.learning_rate,
+                    weight_decay: 0.0,
+                })?;
+            }
         }
-        Ok((value.to_vec(), losses))
+        Ok(losses)
     }
 
     /// Mean negative log-likelihood of the target under a value `[1, width]`.
@@ -301,7 +343,7 @@ pub(super) fn trained_value(
         path: &config.module,
     };
     let (task, _, _) = layer.task(fact, None)?;
-    layer.train(&task, &config, begun)
+    layer.train_value(&task, &config, begun)
 }
 
 /// Puts a value where a mask is 1 in what a layer gives; gradients reach the value.

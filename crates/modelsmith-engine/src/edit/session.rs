@@ -121,8 +121,9 @@ pub fn run(
     let healthy = healthy.transpose()?;
     let mut written = Vec::new();
     for number in folder.steps()? {
-        editor.repeat(&folder.read(number)?)?;
-        written.extend(folder.entry(number)?.statements);
+        let statements = folder.entry(number)?.statements;
+        editor.repeat(&folder.read(number)?, &statements)?;
+        written.extend(statements);
     }
     let known: std::collections::BTreeSet<&str> = written
         .iter()

@@ -28,6 +28,16 @@ pub struct FineTune {
     pub rank: usize,
     /// Scale of a change of low rank.
     pub alpha: f64,
+    /// How strongly entries that earlier facts depend on stay where they are; 0 for not at all. The loss gets
+    /// `elastic · Σ F (w - w₀)²`, `F` being the mean squared gradient of the log-likelihood of the last
+    /// `elastic_facts` (elastic weight consolidation, Kirkpatrick et al., arXiv 1612.00796).
+    pub elastic: f64,
+    /// Earlier facts that this dependence is taken from, the last ones.
+    pub elastic_facts: usize,
+    /// After so many facts all facts so far are trained on again; 0 for never.
+    pub retrain_every: usize,
+    /// Passes over all facts then, in batches of ten.
+    pub retrain_passes: usize,
 }
 
 impl Default for FineTune {
@@ -40,11 +50,20 @@ impl Default for FineTune {
             clamp: 0.0,
             rank: 0,
             alpha: 32.0,
+            elastic: 0.0,
+            elastic_facts: 10,
+            retrain_every: 0,
+            retrain_passes: 5,
         }
     }
 }
 
 impl FineTune {
+    /// Whether earlier facts matter to a batch.
+    pub fn looks_back(&self) -> bool {
+        self.elastic > 0.0 || self.retrain_every > 0
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |key: &str, found: f64, expected: &str| {
             let problem = format!("is {found}; must be {expected}");
@@ -64,6 +83,7 @@ impl FineTune {
             ("loss_stop", self.loss_stop),
             ("clamp", self.clamp),
             ("alpha", self.alpha),
+            ("elastic", self.elastic),
         ];
         for (key, value) in others {
             if !(value.is_finite() && value >= 0.0) {
@@ -72,6 +92,15 @@ impl FineTune {
         }
         if self.rank > 0 && self.clamp > 0.0 {
             return wrong("clamp", self.clamp, "0 for a change of low rank");
+        }
+        if self.rank > 0 && self.elastic > 0.0 {
+            return wrong("elastic", self.elastic, "0 for a change of low rank");
+        }
+        if self.elastic > 0.0 && self.elastic_facts == 0 {
+            return wrong("elastic_facts", 0.0, "at least 1");
+        }
+        if self.retrain_every > 0 && self.retrain_passes == 0 {
+            return wrong("retrain_passes", 0.0, "at least 1");
         }
         Ok(())
     }
@@ -149,6 +178,34 @@ fine_tuning!(
 );
 
 fine_tuning!(
+    /// Options of FT with elastic weights.
+    FtEwc,
+    FineTune { elastic: 0.1, ..FineTune::default() },
+    Card {
+        id: "ft_ewc",
+        number: None,
+        title: "FT+EWC",
+        family: Family::Edit,
+        paper: "Kirkpatrick et al. 2017, arXiv 1612.00796",
+        summary: "FT that keeps the entries that the last facts depend on near where they are.",
+    }
+);
+
+fine_tuning!(
+    /// Options of FT with rehearsal.
+    FtRetrain,
+    FineTune { retrain_every: 50, ..FineTune::default() },
+    Card {
+        id: "ft_retrain",
+        number: None,
+        title: "FT+Retrain",
+        family: Family::Edit,
+        paper: "Hartvigsen et al. 2023, arXiv 2211.11031",
+        summary: "FT that trains on all facts so far again from time to time.",
+    }
+);
+
+fine_tuning!(
     /// Options of fine-tuning by a change of low rank.
     LoraEdit,
     FineTune {
@@ -181,5 +238,27 @@ mod tests {
         assert_eq!(error, "method.steps: is 0; must be at least 1");
         assert!(FtL::default().check().is_ok());
         assert_eq!(FtL::default().0.clamp, 5e-4);
+        assert!(FtEwc::default().0.looks_back() && FtRetrain::default().0.looks_back());
+        assert!(!Ft::default().0.looks_back());
+        for (options, expected) in [
+            (
+                FineTune {
+                    rank: 2,
+                    elastic: 0.1,
+                    ..FineTune::default()
+                },
+                "method.elastic: is 0.1; must be 0 for a change of low rank",
+            ),
+            (
+                FineTune {
+                    retrain_every: 3,
+                    retrain_passes: 0,
+                    ..FineTune::default()
+                },
+                "method.retrain_passes: is 0; must be at least 1",
+            ),
+        ] {
+            assert_eq!(Ft(options).check().unwrap_err().to_string(), expected);
+        }
     }
 }

@@ -19,7 +19,7 @@ pub mod surgery;
 
 pub use alphaedit::AlphaEdit;
 pub use emmet::Emmet;
-pub use fine_tuning::{FineTune, Ft, FtL, LoraEdit};
+pub use fine_tuning::{FineTune, Ft, FtEwc, FtL, FtRetrain, LoraEdit};
 pub use layers::Layers;
 pub use linear::{Moment, product};
 pub use memit::{Encore, Memit, Pmet, Units};
@@ -45,6 +45,8 @@ pub const TABLE: &[Entry<dyn Edit>] = &[
     row::<PRome>(),
     row::<Ft>(),
     row::<FtL>(),
+    row::<FtEwc>(),
+    row::<FtRetrain>(),
     row::<LoraEdit>(),
 ];
 

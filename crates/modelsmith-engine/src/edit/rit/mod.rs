@@ -21,6 +21,7 @@ mod overlap;
 mod polarity;
 mod prompt;
 mod question;
+mod sentence;
 mod speak;
 mod store;
 mod threshold;
@@ -36,6 +37,7 @@ pub use polarity::{
 };
 pub use prompt::{Form, Language, Order, Wording};
 pub use question::{Casing, question};
+pub use sentence::SentenceEncoder;
 pub use speak::{HostSpeaker, Speaker};
 pub use store::{Filter, Merged, Revision, Store};
 pub use threshold::{Fit, fit, outcomes};
