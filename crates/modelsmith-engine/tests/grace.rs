@@ -1,7 +1,6 @@
 //! GRACE on the house model: facts one after the other, nothing else moved, and folders.
 
-use burn::tensor::{Device, Tensor};
-use modelsmith_core::capture::{Capture, Side};
+use burn::tensor::Device;
 use modelsmith_core::hooks::{Hooks, Pass};
 use modelsmith_core::parameters::to_vec;
 use modelsmith_core::roles::Adapter;
@@ -13,7 +12,7 @@ use modelsmith_engine::edit::measure::{MeasureOptions, Protocol, Scored, score};
 use modelsmith_engine::edit::{GraceEditor, Statement};
 use modelsmith_engine::generate::{GenerateOptions, generate};
 use modelsmith_hosts::{TokenInput, Transformer};
-use modelsmith_methods::edit::grace::{Codebook, Entry, Grace, GraceConfig, Replacement};
+use modelsmith_methods::edit::grace::{Grace, GraceConfig, Replacement};
 use std::path::{Path, PathBuf};
 
 fn house() -> PathBuf {
@@ -137,99 +136,4 @@ fn generation_with_a_cache_is_generation_anew() {
             }
         }
     }
-}
-
-/// Time of a look-up among 10,000 keys over that of a pass; run by name.
-#[test]
-#[ignore = "a timing"]
-fn a_look_up_among_ten_thousand_keys_is_cheap() {
-    let (host, tokenizer) = (host(), Tokenizer::load(house()).unwrap());
-    let (count, keys, values) = (10_000, 448, 160);
-    let entry = |number: usize| Entry {
-        id: number.to_string(),
-        radius: 1.0,
-        label: vec![1],
-    };
-    // Keys of the house's own prompts, alone and behind another statement.
-    let facts = modelsmith_data::house::facts(&HouseConfig::default()).unwrap();
-    let prompts: Vec<&String> = facts.iter().flat_map(|fact| &fact.prompts).collect();
-    let behind = |number: usize| {
-        let other = &facts[number * 7 % facts.len()];
-        format!(
-            "{} {}. {}",
-            other.prompts[1],
-            other.object,
-            prompts[number * 3 % prompts.len()]
-        )
-    };
-    let own = prompts.iter().map(|prompt| (*prompt).clone());
-    let texts: Vec<String> = own.chain((0..).map(behind)).take(count).collect();
-    let path = config(Replacement::ReplaceLast).module;
-    let real: Vec<f32> = texts
-        .iter()
-        .flat_map(|text| {
-            let capture = Capture::new([&path], Side::Input);
-            let input = input(&tokenizer, text);
-            host.hidden(&input, &Pass::default(), &[&capture], None)
-                .unwrap();
-            let seen: Tensor<3> = capture.take()[&path].tensor().unwrap();
-            let last = seen.dims()[1] - 1;
-            to_vec(seen.narrow(1, last, 1))
-        })
-        .collect();
-    let (rows, requests) = (count, requests(200));
-    let site = config(Replacement::ReplaceLast).site(&host).unwrap();
-    let all = real.clone();
-    let book = Codebook::from_parts(
-        [keys, values],
-        (0..count).map(entry).collect(),
-        all,
-        vec![0.0; count * values],
-    )
-    .unwrap();
-    let full = Grace::new(book, config(Replacement::ReplaceLast), site);
-    let texts: Vec<Vec<u32>> = requests
-        .iter()
-        .map(|one| tokenizer.encode(&one.neighbours[0].prompt, true).unwrap())
-        .collect();
-    let median = |hooks: &[&dyn Hooks], batch: usize| {
-        let mut times: Vec<f64> = texts
-            .chunks(batch)
-            .cycle()
-            .take(200)
-            .map(|rows| {
-                let input = TokenInput::from_ids(rows, 0, true, &Device::flex());
-                let begun = std::time::Instant::now();
-                let hidden: Tensor<3> = host.forward(&input, &Pass::default(), hooks).unwrap();
-                drop(hidden);
-                begun.elapsed().as_secs_f64()
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    };
-    let shares: Vec<String> = [1, 8, 32]
-        .iter()
-        .map(|batch| {
-            let (bare, with) = (median(&[], *batch), median(&[&full], *batch));
-            format!(
-                "batch {batch}: {:.3} ms, with 10,000 keys {:.3} ms ({:.1} %)",
-                bare * 1e3,
-                with * 1e3,
-                (with / bare - 1.0) * 100.0
-            )
-        })
-        .collect();
-    let begun = std::time::Instant::now();
-    for key in real.chunks_exact(keys) {
-        let moved: Vec<f32> = key.iter().map(|value| value * 1.2).collect();
-        std::hint::black_box(full.book.hit(&moved));
-    }
-    let each = begun.elapsed().as_secs_f64() / rows as f64;
-    let hits: u64 = full.hits().iter().map(|(_, count)| count).sum();
-    panic!(
-        "{}; {hits} hits; {:.1} us a look-up",
-        shares.join("; "),
-        each * 1e6
-    );
 }

@@ -45,6 +45,7 @@ pub use linear_cross_entropy::linear_cross_entropy;
 pub use lookup::lookup;
 pub use norm::{layer_norm, norm, rms_norm};
 pub use rotate::rotate;
+pub use rows::vectorised;
 pub use softmax::{log_softmax, softmax};
 pub use square_sum::square_sum;
 pub use switch::{fused, set_fused};

@@ -60,18 +60,19 @@ pub(crate) fn run<const M: usize, const N: usize>(
     );
 }
 
-/// Runs `work`, compiled for the vector instructions found at run time if it is inlined.
-pub(crate) fn vectorised(work: impl FnOnce()) {
+/// Runs `work`, compiled for the vector instructions found at run time as far as it is inlined: closures and
+/// functions of the loops are to be `#[inline(always)]`.
+pub fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     struct Whole<F>(F);
-    impl<F: FnOnce()> WithSimd for Whole<F> {
-        type Output = ();
+    impl<R, F: FnOnce() -> R> WithSimd for Whole<F> {
+        type Output = R;
 
         #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) {
-            (self.0)();
+        fn with_simd<S: Simd>(self, _: S) -> R {
+            (self.0)()
         }
     }
-    Arch::new().dispatch(Whole(work));
+    Arch::new().dispatch(Whole(work))
 }
 
 struct Piece<'a, K, const M: usize, const N: usize> {

@@ -37,7 +37,7 @@ fn help_of_merge() {
 
 #[test]
 fn every_command_explains_itself_and_shows_an_example() {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 17] = [
         &["quickstart"],
         &["run"],
         &["pretrain"],
@@ -47,6 +47,7 @@ fn every_command_explains_itself_and_shows_an_example() {
         &["inspect"],
         &["bench"],
         &["bench", "roofline"],
+        &["bench", "grace"],
         &["methods"],
         &["schema"],
         &["data"],
@@ -158,4 +159,30 @@ fn the_roofline_measures_what_it_was_asked_for() {
     }
     let unknown = bench.fails(2, &["bench", "roofline", "--only", "rotatee"]);
     assert!(unknown.contains("rms norm; rotate;"), "{unknown}");
+}
+
+#[test]
+fn a_codebook_is_timed_at_three_batch_sizes() {
+    let bench = Bench::new();
+    let house = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/house");
+    let words = [
+        "bench",
+        "grace",
+        "--host",
+        house,
+        "--seconds",
+        "0",
+        "--keys",
+    ];
+    let found = bench.json(&[&words[..], &["50"]].concat());
+    assert_eq!(found["schema"], "modelsmith.bench.grace/1");
+    let rows = found["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(
+        names,
+        ["grace_lookup_b1", "grace_lookup_b8", "grace_lookup_b32"]
+    );
+    assert!(rows.iter().all(|row| row["ratio"].as_f64().unwrap() > 0.0));
+    let none = bench.fails(2, &[&words[..], &["0"]].concat());
+    assert!(none.contains("a codebook of 0 keys"), "{none}");
 }

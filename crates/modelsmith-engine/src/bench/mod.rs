@@ -8,11 +8,13 @@
 //! products, and every input and output once: what a perfect implementation could not avoid. The peak is
 //! that of the kind of numbers; for `f32` of the better of vectors and a sixth of the matrix unit.
 
+mod grace;
 mod inputs;
 mod machine;
 mod operations;
 mod shape;
 
+pub use grace::{GraceCost, GraceOptions, GraceRow, grace};
 pub use shape::Shape;
 
 use inputs::{Inputs, Work};

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod claim;
+mod codebook;
 mod costs;
 mod edits;
 mod evaluation;
@@ -18,6 +19,7 @@ mod table;
 
 pub(crate) use adapters::{adapter, convert, merge};
 pub(crate) use claim::claim;
+pub(crate) use codebook::grace;
 pub(crate) use costs::costs;
 pub(crate) use edits::{batch, curves, edit_export, edit_listing, edits, streamed, trace};
 pub(crate) use evaluation::evaluation;

@@ -1,188 +1,154 @@
 //! Which keys may be within a distance of a query? Few are, of ten thousand.
 //!
-//! Keys are listed by their place along the direction in which they vary most, and beside each a few of its
-//! coordinates. Neither differs between a key and a query by more than their distance, so all others are
-//! ruled out without it, and none wrongly.
+//! Every key has a signature of a few numbers that lies no further from a query's than the key from the query.
+//! All signatures are compared, in blocks of keys side by side, so that an instruction compares many; the first
+//! numbers, which tell most apart, rule most blocks out.
 
-/// Coordinates of a signature.
-const SIGNATURE: usize = 16;
+use super::directions::{Directions, NUMBERS};
+use modelsmith_kernels::vectorised;
 
-/// Rounds of the power method that finds the direction.
-const ROUNDS: usize = 12;
+/// Keys of a block: some vectors of any processor, since loops over a single one are not made vector code.
+const LANES: usize = 64;
 
-/// Keys that the direction is found from at most.
-const SAMPLE: usize = 2048;
+/// Numbers that are compared before a block may be ruled out.
+const GROUP: usize = 4;
 
-/// Keys along a direction, with signatures.
+/// A number of every key of a block.
+type Lanes = [f32; LANES];
+
+/// Signatures of keys.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Index {
-    /// A unit vector.
-    direction: Vec<f32>,
-    /// Those that vary most.
-    coordinates: Vec<usize>,
-    /// Numbers of the keys along the direction.
-    order: Vec<u32>,
-    /// Places of the same.
-    places: Vec<f32>,
-    /// Signatures of the same, filled up with zeros.
-    signatures: Vec<[f32; SIGNATURE]>,
+    directions: Directions,
+    /// The first numbers of the signatures, block by block, then the next ones, and so on. What is behind the
+    /// last key of the last block is infinite.
+    groups: [Vec<[Lanes; GROUP]>; NUMBERS / GROUP],
+    count: usize,
+    /// Length of the longest signature so far.
+    longest: f32,
     chosen_at: usize,
 }
 
 impl Index {
     /// An index of keys `[count, width]`.
     pub(super) fn new(keys: &[f32], width: usize) -> Self {
-        let count = keys.len() / width.max(1);
-        let step = count.div_ceil(SAMPLE).max(1);
-        let sample: Vec<&[f32]> = keys.chunks_exact(width.max(1)).step_by(step).collect();
-        let (mean, spread) = moments(&sample, width);
-        let mut coordinates: Vec<usize> = (0..width).collect();
-        coordinates.sort_by(|a, b| spread[*b].total_cmp(&spread[*a]).then(a.cmp(b)));
-        coordinates.truncate(SIGNATURE);
         let mut index = Self {
-            direction: direction(&sample, &mean, &spread),
-            coordinates,
-            chosen_at: count,
+            directions: Directions::new(keys, width),
+            chosen_at: keys.len() / width.max(1),
             ..Self::default()
         };
-        let mut listed: Vec<(f32, u32)> = keys
-            .chunks_exact(width.max(1))
-            .zip(0..)
-            .map(|(key, number)| (index.place(key), number))
-            .collect();
-        listed.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        for (place, number) in listed {
-            let begin = number as usize * width;
-            index.order.push(number);
-            index.places.push(place);
-            index
-                .signatures
-                .push(index.signature(&keys[begin..begin + width]));
-        }
+        keys.chunks_exact(width.max(1))
+            .for_each(|key| index.push(key));
         index
     }
 
-    /// Number of keys for which direction and coordinates were chosen.
-    pub(super) fn chosen_at(&self) -> usize {
-        self.chosen_at
+    /// Takes one key more.
+    pub(super) fn add(&mut self, keys: &[f32], width: usize) {
+        // Directions found among few keys are not those of many.
+        if keys.len() / width.max(1) >= 2 * self.chosen_at {
+            *self = Self::new(keys, width);
+        } else {
+            self.push(&keys[keys.len() - width..]);
+        }
     }
 
-    /// Lists one key more.
-    pub(super) fn add(&mut self, number: usize, key: &[f32]) {
-        let place = self.place(key);
-        let at = self.places.partition_point(|other| *other <= place);
-        self.order.insert(at, number as u32);
-        self.places.insert(at, place);
-        self.signatures.insert(at, self.signature(key));
+    fn push(&mut self, key: &[f32]) {
+        if self.count.is_multiple_of(LANES) {
+            for group in &mut self.groups {
+                group.push([[f32::INFINITY; LANES]; GROUP]);
+            }
+        }
+        self.count += 1;
+        self.set(self.count - 1, key);
+    }
+
+    /// Puts another key in the place of one.
+    pub(super) fn set(&mut self, number: usize, key: &[f32]) {
+        let signature = self.directions.signature(key);
+        self.longest = self.longest.max(length(&signature));
+        self.write(number, &signature);
+    }
+
+    /// Takes a key out; those behind it move up.
+    pub(super) fn remove(&mut self, number: usize) {
+        for after in number + 1..self.count {
+            self.write(after - 1, &self.read(after));
+        }
+        self.count -= 1;
+        self.write(self.count, &[f32::INFINITY; NUMBERS]);
+        for group in &mut self.groups {
+            group.truncate(self.count.div_ceil(LANES));
+        }
+    }
+
+    fn read(&self, number: usize) -> [f32; NUMBERS] {
+        let (block, lane) = (number / LANES, number % LANES);
+        std::array::from_fn(|at| self.groups[at / GROUP][block][at % GROUP][lane])
+    }
+
+    fn write(&mut self, number: usize, signature: &[f32; NUMBERS]) {
+        let (block, lane) = (number / LANES, number % LANES);
+        for (at, value) in signature.iter().enumerate() {
+            self.groups[at / GROUP][block][at % GROUP][lane] = *value;
+        }
     }
 
     /// Calls `look` with every key that may be within `limit` of the query; it returns the limit that
     /// holds from then on, the same or a smaller one.
     pub(super) fn visit(&self, query: &[f32], limit: f64, look: &mut dyn FnMut(usize) -> f64) {
-        if self.order.is_empty() {
-            return;
-        }
-        let signature = self.signature(query);
-        let place = self.place(query);
-        // Room for the rounding of sums in f32.
-        let room = 1e-4 * (place.abs() + 1.0);
-        let bounds = |limit: f64| (limit as f32 + room, (limit * limit * 1.0002 + 1e-9) as f32);
-        let (reach, mut squares) = bounds(limit);
-        let begin = self.places.partition_point(|other| *other < place - reach);
-        let end = self.places.partition_point(|other| *other <= place + reach);
-        for at in begin..end {
-            let row = &self.signatures[at];
-            // Four coordinates rule most keys out.
-            let first = apart(row.first_chunk::<4>(), signature.first_chunk::<4>());
-            if first <= squares && apart(Some(row), Some(&signature)) <= squares {
-                squares = bounds(look(self.order[at] as usize)).1;
+        let signature = self.directions.signature(query);
+        let room = self.directions.rounding() * (self.longest + length(&signature));
+        let squares = |limit: f64| ((limit + f64::from(room)).powi(2) * 1.0002) as f32;
+        vectorised(
+            #[inline(always)]
+            || self.scan(&signature, squares(limit), &mut |key| squares(look(key))),
+        );
+    }
+
+    /// Calls `look` with the keys whose signature is not further away than the root of `squares`. Numbers that
+    /// are not finite rule nothing out.
+    #[inline(always)]
+    fn scan(&self, query: &[f32; NUMBERS], mut squares: f32, look: &mut dyn FnMut(usize) -> f32) {
+        'blocks: for block in 0..self.count.div_ceil(LANES) {
+            let mut apart = [0.0; LANES];
+            for (group, query) in self.groups.iter().zip(query.as_chunks::<GROUP>().0) {
+                sum(&mut apart, &group[block], query);
+                if !any_within(&apart, squares) {
+                    continue 'blocks;
+                }
+            }
+            for (key, apart) in (block * LANES..self.count).zip(apart) {
+                if !(apart > squares) {
+                    squares = look(key);
+                }
             }
         }
     }
-
-    fn place(&self, key: &[f32]) -> f32 {
-        let products = self.direction.iter().zip(key).map(|(a, b)| a * b);
-        products.sum()
-    }
-
-    fn signature(&self, key: &[f32]) -> [f32; SIGNATURE] {
-        let mut signature = [0.0; SIGNATURE];
-        for (value, place) in signature.iter_mut().zip(&self.coordinates) {
-            *value = key[*place];
-        }
-        signature
-    }
 }
 
-/// The square of the distance, in a fixed number of coordinates.
+/// Adds the squares of the differences to a query's numbers.
 #[inline(always)]
-fn apart<const N: usize>(a: Option<&[f32; N]>, b: Option<&[f32; N]>) -> f32 {
-    let (Some(a), Some(b)) = (a, b) else {
-        return 0.0;
-    };
-    let mut sum = 0.0;
-    for place in 0..N {
-        sum += (a[place] - b[place]) * (a[place] - b[place]);
-    }
-    sum
-}
-
-/// Means and variances of the coordinates.
-fn moments(sample: &[&[f32]], width: usize) -> (Vec<f32>, Vec<f32>) {
-    let count = sample.len().max(1) as f32;
-    let mut mean = vec![0.0_f32; width];
-    for key in sample {
-        mean.iter_mut()
-            .zip(*key)
-            .for_each(|(mean, value)| *mean += value / count);
-    }
-    let mut spread = vec![0.0_f32; width];
-    for key in sample {
-        let pairs = key.iter().zip(&mean);
-        let squares = pairs.map(|(value, mean)| (value - mean).powi(2) / count);
-        spread
-            .iter_mut()
-            .zip(squares)
-            .for_each(|(spread, square)| *spread += square);
-    }
-    (mean, spread)
-}
-
-/// The direction in which keys vary most, a unit vector, by the power method.
-fn direction(sample: &[&[f32]], mean: &[f32], spread: &[f32]) -> Vec<f32> {
-    let mut found: Vec<f32> = spread.iter().map(|value| value.sqrt()).collect();
-    for _ in 0..ROUNDS {
-        if !unit(&mut found) {
-            break;
+fn sum(apart: &mut Lanes, numbers: &[Lanes; GROUP], query: &[f32; GROUP]) {
+    for (lanes, query) in numbers.iter().zip(query) {
+        for (apart, value) in apart.iter_mut().zip(lanes) {
+            *apart += (value - query) * (value - query);
         }
-        let mut next = vec![0.0_f32; found.len()];
-        for key in sample {
-            let along: f32 = key
-                .iter()
-                .zip(mean)
-                .zip(&found)
-                .map(|((a, b), c)| (a - b) * c)
-                .sum();
-            for ((next, value), mean) in next.iter_mut().zip(*key).zip(mean) {
-                *next += along * (value - mean);
-            }
-        }
-        found = next;
     }
-    if !unit(&mut found) {
-        // Keys that are all the same lie anywhere along any direction.
-        found = vec![0.0; found.len()];
-        found.iter_mut().take(1).for_each(|first| *first = 1.0);
-    }
-    found
 }
 
-/// Makes a vector as long as 1; false where it has no direction.
-fn unit(vector: &mut [f32]) -> bool {
-    let length = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-    let sound = length.is_finite() && length > 1e-20;
-    if sound {
-        vector.iter_mut().for_each(|value| *value /= length);
+#[inline(always)]
+fn any_within(apart: &Lanes, squares: f32) -> bool {
+    let mut any = false;
+    for apart in apart {
+        any |= !(*apart > squares);
     }
-    sound
+    any
+}
+
+fn length(signature: &[f32; NUMBERS]) -> f32 {
+    signature
+        .iter()
+        .map(|value| value * value)
+        .sum::<f32>()
+        .sqrt()
 }

@@ -8,6 +8,9 @@
 
 mod attached;
 mod codebook;
+mod directions;
+#[cfg(test)]
+mod exhaustive;
 mod files;
 mod index;
 
