@@ -1,27 +1,34 @@
 #!/usr/bin/env bash
 # A thousand facts in sequence, editor by editor: what holds, and what else moves.
 #
-#   bench/edits/sequence.sh [FOLDER]
+#   bench/edits/sequence.sh [--quick] [FOLDER]
 #
 # Pretrains a house model of 400 people (minutes, once), edits half of its personal facts with every editor, and
-# writes FOLDER/curves.html and a table. FOLDER is ~/.cache/modelsmith/edits by default; what is there is kept.
+# writes FOLDER/curves.html, whose charts have all editors, and a table. FOLDER is ~/.cache/modelsmith/edits by
+# default; what is there is kept. --quick is the same in small: does everything run? Its figures say nothing.
 # Needs target/release/modelsmith (MODELSMITH_PROGRAM: another build) and Python 3.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 program="${MODELSMITH_PROGRAM:-$root/target/release/modelsmith}"
-folder="${1:-${XDG_CACHE_HOME:-$HOME/.cache}/modelsmith/edits}"
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/modelsmith"
+people=400 steps=3000 facts=1000 every=100 default="$cache/edits"
+if [[ "${1:-}" == --quick ]]; then
+    people=20 steps=30 facts=20 every=10 default="$cache/edits-quick"
+    shift
+fi
+folder="${1:-$default}"
 world="$folder/world"
 model="$folder/runs/town/model"
 mkdir -p "$folder"
 
 if [[ ! -f "$model/model.safetensors" ]]; then
-    "$program" data house "$world" --people 400
-    "$program" pretrain "$root/recipes/house.toml" --fresh "$world" --data "$world/corpus.jsonl" --steps 3000 \
+    "$program" data house "$world" --people "$people"
+    "$program" pretrain "$root/recipes/house.toml" --fresh "$world" --data "$world/corpus.jsonl" --steps "$steps" \
         --output "$folder/runs" --name town
     cp "$world/house.json" "$model/"
 fi
-"$program" data edits "$world" --count 1000 --seed 1 >"$folder/requests.jsonl"
+"$program" data edits "$world" --count "$facts" --seed 1 >"$folder/requests.jsonl"
 # Fifty statements of facts that are not edited.
 python3 - "$world/facts.jsonl" "$folder/requests.jsonl" >"$folder/texts.jsonl" <<'EOF'
 import json, random, sys
@@ -57,8 +64,8 @@ edit ft ft 1 'method.layers=[2]' method.learning_rate=0.005
 edit ft_l ft_l 1 'method.layers=[2]' method.learning_rate=0.005 method.clamp=0.01
 if [[ ! -d "$folder/grace" ]]; then
     "$program" edit grace --host "$model" --requests "$folder/requests.jsonl" --output "$folder/grace" \
-        --set 'method.module="model.layers.2.mlp.down_proj"' --every 100 --most 100 --texts "$folder/texts.jsonl" --quiet
+        --set 'method.module="model.layers.2.mlp.down_proj"' --every "$every" --most 100 --texts "$folder/texts.jsonl" --quiet
 fi
 names+=("$folder/grace")
-"$program" edit eval "${names[@]}" --requests "$folder/requests.jsonl" --texts "$folder/texts.jsonl" --every 100 --most 100 \
+"$program" edit eval "${names[@]}" --requests "$folder/requests.jsonl" --texts "$folder/texts.jsonl" --every "$every" --most 100 \
     --report "$folder/curves.html" --quiet
