@@ -113,14 +113,15 @@ impl Index {
             let mut apart = [0.0; LANES];
             for (group, query) in self.groups.iter().zip(query.as_chunks::<GROUP>().0) {
                 sum(&mut apart, &group[block], query);
-                if !any_within(&apart, squares) {
+                if all_beyond(&apart, squares) {
                     continue 'blocks;
                 }
             }
             for (key, apart) in (block * LANES..self.count).zip(apart) {
-                if !(apart > squares) {
-                    squares = look(key);
+                if apart > squares {
+                    continue;
                 }
+                squares = look(key);
             }
         }
     }
@@ -136,13 +137,14 @@ fn sum(apart: &mut Lanes, numbers: &[Lanes; GROUP], query: &[f32; GROUP]) {
     }
 }
 
+/// Whether no key of a block is near enough.
 #[inline(always)]
-fn any_within(apart: &Lanes, squares: f32) -> bool {
-    let mut any = false;
+fn all_beyond(apart: &Lanes, squares: f32) -> bool {
+    let mut all = true;
     for apart in apart {
-        any |= !(*apart > squares);
+        all &= *apart > squares;
     }
-    any
+    all
 }
 
 fn length(signature: &[f32; NUMBERS]) -> f32 {
