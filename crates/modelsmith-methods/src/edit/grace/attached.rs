@@ -2,7 +2,7 @@
 
 use super::codebook::Codebook;
 use super::files::{GraceConfig, files};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Bool, Gradients, Int, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Hooks, LinearCall};
 use modelsmith_core::host::Host;
@@ -104,13 +104,13 @@ impl Grace {
             Some(given) => given.get(row).map_or(time - 1, |length| length.max(&1) - 1),
             None => time - 1,
         };
-        let queries: Vec<Tensor<3>> = match &given {
-            None => vec![x.clone().narrow(1, time - 1, 1)],
-            Some(_) => (0..batch)
-                .map(|row| x.clone().narrow(0, row, 1).narrow(1, last(row), 1))
-                .collect(),
-        };
-        let queries = to_vec(Tensor::cat(queries, 0).without_autodiff());
+        let places: Vec<i64> = (0..batch)
+            .map(|row| (row * time + last(row)) as i64)
+            .collect();
+        let places = TensorData::new(places, [batch]);
+        let rows = x.clone().without_autodiff().reshape([batch * time, width]);
+        let places = Tensor::<1, Int>::from_data(places, &rows.device());
+        let queries = to_vec(rows.select(0, places));
         let hit = |(row, query): (usize, &[f32])| {
             let entry = self.book.hit(query)?;
             self.hits.get(entry)?.fetch_add(1, Ordering::Relaxed);
@@ -125,6 +125,24 @@ impl Grace {
             .enumerate()
             .filter_map(hit)
             .collect()
+    }
+
+    /// Outputs `[batch, time, width]` with the entries' values in the columns found, all in one operation.
+    fn replaced(&self, y: Tensor<3>, found: Vec<(usize, usize, Range<usize>)>) -> Tensor<3> {
+        let [batch, time, width] = y.dims();
+        let mut values = vec![0.0; batch * time * width];
+        let mut mask = vec![false; batch * time * width];
+        for (row, entry, columns) in found {
+            for column in columns {
+                let begin = (row * time + column) * width;
+                values[begin..begin + width].copy_from_slice(self.book.value(entry));
+                mask[begin..begin + width].fill(true);
+            }
+        }
+        let (shape, device) = ([batch, time, width], y.device().without_autodiff());
+        let values = Tensor::<3>::from_data(TensorData::new(values, shape), &device);
+        let mask = Tensor::<3, Bool>::from_data(TensorData::new(mask, shape), &device);
+        y.mask_where(mask, values)
     }
 }
 
@@ -143,15 +161,11 @@ impl Hooks for Grace {
             return call.run(x);
         }
         let found = self.found(&x, given);
-        let mut y = call.run(x);
-        let width = y.dims()[2];
-        for (row, entry, columns) in found {
-            let value = TensorData::new(self.book.value(entry).to_vec(), [1, 1, width]);
-            let value = Tensor::<3>::from_data(value, &y.device().without_autodiff());
-            let value = value.expand([1, columns.len(), width]);
-            y = y.slice_assign([row..row + 1, columns, 0..width], value);
+        let y = call.run(x);
+        match found.is_empty() {
+            true => y,
+            false => self.replaced(y, found),
         }
-        y
     }
 
     fn acts_at(&self, site: &Site) -> bool {
