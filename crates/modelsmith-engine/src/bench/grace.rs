@@ -84,7 +84,7 @@ pub fn grace(options: &GraceOptions) -> Result<GraceCost> {
     let world = config_of(&options.model)?;
     let other = HouseConfig {
         seed: world.seed + 1,
-        ..world.clone()
+        ..world
     };
     let facts = [facts(&world)?, facts(&other)?];
     let ids = |texts: Vec<String>| -> Result<Vec<Vec<u32>>> {
