@@ -91,6 +91,31 @@ fn editors_and_a_codebook_are_compared_on_the_same_facts() {
 }
 
 #[test]
+fn gates_are_compared_on_the_same_facts() {
+    let world = World::new();
+    let text = placed(&world, EDITS)
+        .replace(
+            "{ name = \"memit\", lookup = \"prompt_last\", search = { steps = 3 } }",
+            "{ name = \"memory\", values = 4, steps = 3 }",
+        )
+        .replace(
+            "{ name = \"grace\", steps = 3 }",
+            "{ name = \"defer\", steps = 3 }",
+        );
+    assert!(text.contains("memory") && text.contains("defer"), "{text}");
+    let (report, said) = run(&options(&world, &text, Tier::Smoke));
+    assert_eq!(said.len(), 4, "{said:?}");
+    let [memory, defer] = report.experiments[0].arms.as_slice() else {
+        panic!("{report:?}")
+    };
+    // In a model of width 16 with MLPs of 24: mixture of four, and map with gate.
+    assert_eq!(memory.trained_parameters, 4 * 24 + 4 + 4 * 16);
+    assert_eq!(defer.trained_parameters, 16 * 24 + 16 + 24 + 1);
+    let alone = report.experiments[0].untrained[1].mean;
+    assert_ne!(memory.figures[1].each[0], alone);
+}
+
+#[test]
 fn experiments_of_edits_are_checked() {
     for (from, to, expected) in [
         ("count = 3", "count = 0", "edits.count: is 0"),
@@ -102,6 +127,16 @@ fn experiments_of_edits_are_checked() {
             "unknown method `memti`; did you mean memit",
         ),
         ("\"grace\", steps", "\"grace\", stesp", "no such option"),
+        (
+            "\"grace\", steps = 3",
+            "\"defer\", steps = 0",
+            "method.steps: is 0",
+        ),
+        (
+            "\"grace\", steps",
+            "\"memory\", vlaues",
+            "method.vlaues: unknown key; did you mean values",
+        ),
         (
             "id = \"recall\"",
             "id = \"recal\"",
