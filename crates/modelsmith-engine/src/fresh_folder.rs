@@ -17,35 +17,7 @@ impl FreshFolder {
     /// # Errors
     /// A folder that holds something, that is one of the inputs, or that cannot be written beside.
     pub(crate) fn begin(target: &Path, inputs: &[&Path]) -> Result<Self> {
-        let io = |error| Error::io(target, error);
-        let same = |input: &&&Path| match (target.canonicalize(), input.canonicalize()) {
-            (Ok(target), Ok(input)) => target == input,
-            _ => false,
-        };
-        if inputs.iter().any(|input| same(&input)) {
-            return Err(Error::Usage(format!(
-                "--output {} is one of the inputs, which are never written to; name a new folder",
-                target.display()
-            )));
-        }
-        if target.exists() {
-            let mut entries = std::fs::read_dir(target).map_err(io)?;
-            if entries.next().is_some() {
-                return Err(Error::Usage(format!(
-                    "--output {} is not empty; name a new folder",
-                    target.display()
-                )));
-            }
-        }
-        let name = target
-            .file_name()
-            .and_then(|name| name.to_str())
-            .ok_or_else(|| {
-                Error::Usage(format!(
-                    "--output {} does not name a folder",
-                    target.display()
-                ))
-            })?;
+        let name = check_target(target, inputs)?;
         let work = target.with_file_name(format!(".{name}.{}.part", std::process::id()));
         std::fs::create_dir_all(&work).map_err(|error| Error::io(&work, error))?;
         Ok(Self {
@@ -80,6 +52,42 @@ impl Drop for FreshFolder {
             let _ = std::fs::remove_dir_all(&self.work);
         }
     }
+}
+
+/// Refuses a folder that holds something or is one of the inputs; its name.
+///
+/// # Errors
+/// As [`FreshFolder::begin`].
+pub(crate) fn check_target<'a>(target: &'a Path, inputs: &[&Path]) -> Result<&'a str> {
+    let io = |error| Error::io(target, error);
+    let same = |input: &&&Path| match (target.canonicalize(), input.canonicalize()) {
+        (Ok(target), Ok(input)) => target == input,
+        _ => false,
+    };
+    if inputs.iter().any(|input| same(&input)) {
+        return Err(Error::Usage(format!(
+            "--output {} is one of the inputs, which are never written to; name a new folder",
+            target.display()
+        )));
+    }
+    if target.exists() {
+        let mut entries = std::fs::read_dir(target).map_err(io)?;
+        if entries.next().is_some() {
+            return Err(Error::Usage(format!(
+                "--output {} is not empty; name a new folder",
+                target.display()
+            )));
+        }
+    }
+    target
+        .file_name()
+        .and_then(|name| name.to_str())
+        .ok_or_else(|| {
+            Error::Usage(format!(
+                "--output {} does not name a folder",
+                target.display()
+            ))
+        })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod adapter_folder;
 pub mod bench;
 pub mod claim;
 pub mod convert;
+pub mod delta;
 pub mod device;
 pub mod edit;
 pub mod eval;

@@ -9,7 +9,7 @@ mod save;
 mod transformer;
 
 pub use inspect::{Inspection, MemoryEstimate, SiteEntry, describe};
-pub use save::save;
+pub use save::{SIDE_FILES, save};
 pub use transformer::{
     Head, KvCache, LoadOptions, OutputMatrix, Stages, Task, TokenInput, Transformer, load,
     load_with, random,

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Files beside the weights that belong to the model and are copied unchanged.
-const SIDE_FILES: &[&str] = &[
+pub const SIDE_FILES: &[&str] = &[
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

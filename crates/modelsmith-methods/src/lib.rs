@@ -4,6 +4,7 @@
 //! knows no architecture, and nothing outside a method's file knows its maths.
 
 pub mod adapter;
+pub mod delta;
 pub mod edit;
 pub mod optimize;
 pub mod prompt;

@@ -72,6 +72,17 @@ impl Write for Gated {
     }
 }
 
+/// Whether what was written must outlive a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Synced before it gets its name.
+    #[default]
+    Synced,
+    /// The system writes it when it likes. A killed process loses nothing; a loss of power within the next half
+    /// minute may leave a file of the right name and wrong bytes.
+    Unsynced,
+}
+
 /// Writes a file through `fill` and puts it in place whole, or not at all.
 ///
 /// On any error, of `fill` too, the temporary file is removed and the old file stays. Refused: a
@@ -79,6 +90,15 @@ impl Write for Gated {
 /// or another special file. Returns what `fill` returns.
 pub fn atomic_write<T>(
     path: impl AsRef<Path>,
+    fill: impl FnOnce(&mut Sink) -> Result<T>,
+) -> Result<T> {
+    atomic_write_as(path, Durability::Synced, fill)
+}
+
+/// As [`atomic_write`], with or without syncing.
+pub fn atomic_write_as<T>(
+    path: impl AsRef<Path>,
+    durability: Durability,
     fill: impl FnOnce(&mut Sink) -> Result<T>,
 ) -> Result<T> {
     let path = path.as_ref();
@@ -93,7 +113,7 @@ pub fn atomic_write<T>(
     let value = fill(&mut sink)?;
     sink.flush().map_err(io)?;
     drop(sink);
-    temp.commit(path).map_err(io)?;
+    temp.commit(path, durability).map_err(io)?;
     Ok(value)
 }
 
@@ -222,13 +242,16 @@ impl Temp {
         }
     }
 
-    fn commit(mut self, target: &Path) -> io::Result<()> {
+    fn commit(mut self, target: &Path, durability: Durability) -> io::Result<()> {
+        let synced = durability == Durability::Synced;
         fault::gate()?;
-        self.file.sync_all()?;
+        if synced {
+            self.file.sync_all()?;
+        }
         fault::gate()?;
         fs::rename(&self.path, target)?;
         self.placed = true;
-        sync_folder(target)
+        if synced { sync_folder(target) } else { Ok(()) }
     }
 }
 

@@ -161,6 +161,11 @@ impl Checkpoint {
         self.shard(name)?.f32(name)
     }
 
+    /// The file that holds a tensor; an unknown name is an error with near names.
+    pub fn shard_of(&self, name: &str) -> Result<&Reader> {
+        self.shard(name)
+    }
+
     fn shard(&self, name: &str) -> Result<&Reader> {
         let shard = self.owner.get(name).ok_or_else(|| {
             let near = suggest(name, self.names());

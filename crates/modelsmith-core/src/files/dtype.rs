@@ -111,36 +111,121 @@ impl DType {
     /// Supports F32, F16 and BF16. A finite value that would become infinite is an error
     /// (its index and value are named), for a weight lost that way spoils the model silently.
     pub fn encode(self, values: &[f32]) -> Result<Vec<u8>, String> {
-        let narrow = |round: fn(f32) -> (u16, bool)| {
-            let mut bytes = vec![0_u8; values.len() * 2];
-            for (index, (out, &value)) in bytes.chunks_exact_mut(2).zip(values).enumerate() {
-                let (bits, infinite) = round(value);
-                if infinite && value.is_finite() {
-                    return Err(format!(
-                        "element {index} is {value:e}, too large for {}; save as F32 or BF16",
-                        self.name()
-                    ));
-                }
-                out.copy_from_slice(&bits.to_le_bytes());
+        let mut bytes = vec![0_u8; values.len() * self.size()];
+        self.encode_into(values, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// As [`encode`](Self::encode), into bytes of exactly the size that the values take.
+    pub fn encode_into(self, values: &[f32], bytes: &mut [u8]) -> Result<(), String> {
+        let expected = values.len() * self.size();
+        if bytes.len() != expected {
+            return Err(format!(
+                "{} values of {} take {expected} bytes, not {}",
+                values.len(),
+                self.name(),
+                bytes.len()
+            ));
+        }
+        let lost = match self {
+            Self::F32 => {
+                encode_f32(values, bytes);
+                false
             }
-            Ok(bytes)
+            Self::F16 => encode_f16(values, bytes),
+            Self::BF16 => encode_bf16(values, bytes),
+            other => {
+                let name = other.name();
+                return Err(format!(
+                    "f32 values are saved as F32, F16 or BF16, not as {name}"
+                ));
+            }
         };
-        match self {
-            Self::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Self::F16 => narrow(|v| {
-                let half = f16::from_f32(v);
-                (half.to_bits(), half.is_infinite())
-            }),
-            Self::BF16 => narrow(|v| {
-                let half = bf16::from_f32(v);
-                (half.to_bits(), half.is_infinite())
-            }),
-            other => Err(format!(
-                "f32 values are saved as F32, F16 or BF16, not as {}",
-                other.name()
-            )),
+        match lost {
+            true => Err(self.too_large(values)),
+            false => Ok(()),
         }
     }
+
+    /// Names the first finite value that this type cannot hold.
+    fn too_large(self, values: &[f32]) -> String {
+        let becomes_infinite = |value: f32| match self {
+            Self::F16 => f16::from_f32(value).is_infinite(),
+            _ => bf16::from_f32(value).is_infinite(),
+        };
+        let lost = |value: &f32| value.is_finite() && becomes_infinite(*value);
+        let index = values.iter().position(lost).unwrap_or(0);
+        format!(
+            "element {index} is {:e}, too large for {}; save as F32 or BF16",
+            values.get(index).copied().unwrap_or(f32::NAN),
+            self.name()
+        )
+    }
+
+    /// Turns stored bytes of F32, F16 or BF16 into `f32` values, exactly; signalling NaNs become
+    /// quiet. The bytes need no alignment.
+    ///
+    /// # Errors
+    /// Another type, or bytes that do not fit the values.
+    pub fn decode_into(self, bytes: &[u8], values: &mut [f32]) -> Result<(), String> {
+        if bytes.len() != values.len() * self.size() {
+            return Err(format!(
+                "{} bytes of {} are not {} values",
+                bytes.len(),
+                self.name(),
+                values.len()
+            ));
+        }
+        match self {
+            Self::F32 => decode_f32(bytes, values),
+            Self::F16 => decode_f16(bytes, values),
+            Self::BF16 => decode_bf16(bytes, values),
+            other => return Err(format!("{} is no type of weights", other.name())),
+        }
+        Ok(())
+    }
+}
+
+fn encode_f32(values: &[f32], bytes: &mut [u8]) {
+    if cfg!(target_endian = "little") {
+        bytes.copy_from_slice(bytemuck::cast_slice(values));
+    } else {
+        for (out, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *out = value.to_le_bytes();
+        }
+    }
+}
+
+/// Whether a finite value became infinite.
+fn encode_f16(values: &[f32], bytes: &mut [u8]) -> bool {
+    let mut aligned = [f16::ZERO; 512];
+    let mut lost = false;
+    for (values, bytes) in values.chunks(512).zip(bytes.chunks_mut(1024)) {
+        let part = &mut aligned[..values.len()];
+        part.convert_from_f32_slice(values);
+        let pairs = part.iter().zip(values);
+        for (out, (half, value)) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(pairs) {
+            *out = half.to_le_bytes();
+            lost |= half.is_infinite() & value.is_finite();
+        }
+    }
+    lost
+}
+
+/// Whether a finite value became infinite. Rounds in integers, which every processor does many
+/// at a time; NaNs keep their sign and leading digits, made quiet, as the half crate has it.
+fn encode_bf16(values: &[f32], bytes: &mut [u8]) -> bool {
+    const INFINITE: u32 = 0x7f80_0000;
+    let mut lost = false;
+    for (out, value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+        let bits = value.to_bits();
+        let size = bits & 0x7fff_ffff;
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        let kept = if size > INFINITE { bits | 0x40_0000 } else { rounded };
+        lost |= (size < INFINITE) & (rounded & 0x7fff_0000 == INFINITE);
+        *out = ((kept >> 16) as u16).to_le_bytes();
+    }
+    lost
 }
 
 /// Turns stored bytes of F32, F16 or BF16 into values, in parallel; `None` for any other type.
@@ -230,6 +315,24 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_the_half_crate() {
+        let mut values: Vec<f32> = (0..200_000_u32)
+            .map(|i| f32::from_bits(i.wrapping_mul(21_467)))
+            .filter(|value| value.abs() < 60_000.0 || value.is_nan())
+            .collect();
+        values.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-40]);
+        let halves = DType::BF16.encode(&values).unwrap();
+        let small = DType::F16.encode(&values).unwrap();
+        for (index, value) in values.iter().enumerate() {
+            let at = 2 * index..2 * index + 2;
+            assert_eq!(halves[at.clone()], bf16::from_f32(*value).to_le_bytes(), "{value:e}");
+            let expected = f16::from_f32(*value);
+            let found = f16::from_le_bytes([small[at.start], small[at.start + 1]]);
+            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{value:e}");
         }
     }
 

@@ -23,11 +23,15 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use atomic::{Sink, atomic_bytes, atomic_json, atomic_write, clean_stale, make_folder};
+pub use atomic::{
+    Durability, Sink, atomic_bytes, atomic_json, atomic_write, atomic_write_as, clean_stale, make_folder,
+};
 pub use checkpoint::Checkpoint;
 pub use dtype::DType;
 pub use json::{MAX_JSON_BYTES, MAX_JSON_DEPTH, parse_json, read_json};
 pub use names::safe_name;
 pub use safetensors::{Reader, TensorInfo, View};
-pub use shards::write_sharded;
-pub use write::{TensorSpec, metadata_pt, write_safetensors, write_streamed};
+pub use shards::{share_out, write_sharded};
+pub use write::{
+    Put, TensorSpec, in_file_order, metadata_pt, write_in_parts, write_safetensors, write_streamed,
+};

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::dtype::{self, DType};
 use super::header;
@@ -193,6 +194,38 @@ impl Reader {
                 format!("tensor {name} is {dtype}; expected F32, F16 or BF16 here"),
             )
         })
+    }
+
+    /// Asks the system to read a part of a tensor's bytes soon; a hint, which may do nothing.
+    pub fn prefetch(&self, name: &str, part: Range<usize>) {
+        if let Some((map, begin, length)) = self.mapped(name, &part) {
+            // Without the hint the pages are read when they are touched.
+            let _ = map.advise_range(Advice::WillNeed, begin, length);
+        }
+    }
+
+    /// Gives back the memory that a part of a tensor's bytes takes in this process; it is mapped
+    /// again when it is read again. Pages of neighbours on the same page go with it.
+    pub fn release(&self, name: &str, part: Range<usize>) {
+        let Some((map, begin, length)) = self.mapped(name, &part) else {
+            return;
+        };
+        // SAFETY: the map is read-only and backed by the file, so a page that is dropped holds
+        // the same bytes when it is touched again; no borrow sees a difference.
+        #[allow(unsafe_code)]
+        // What is not given back costs memory, and changes nothing else.
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, length) };
+    }
+
+    /// The map and the place in it of a part of a tensor's bytes.
+    fn mapped(&self, name: &str, part: &Range<usize>) -> Option<(&Mmap, usize, usize)> {
+        let Data::Mapped { map, .. } = &self.data else {
+            return None;
+        };
+        let (begin, end) = self.header.tensors.get(name)?.offsets;
+        let first = self.header.data_start + begin + part.start;
+        let last = self.header.data_start + (begin + part.end).min(end);
+        (first < last).then(|| (map, first, last - first))
     }
 
     /// Fails if the file's size or time of change differ from those at opening.

@@ -62,8 +62,8 @@ pub fn write_sharded<'a>(
     Ok(names.iter().map(|name| dir.join(name)).collect())
 }
 
-/// Fills shards greedily in the order of names; deterministic.
-fn share_out(specs: &[TensorSpec], max_bytes: u64) -> Vec<Vec<TensorSpec>> {
+/// Shares tensors out to shards of at most `max_bytes`, greedily in the order of names; deterministic.
+pub fn share_out(specs: &[TensorSpec], max_bytes: u64) -> Vec<Vec<TensorSpec>> {
     let mut sorted = specs.to_vec();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let mut shards: Vec<Vec<TensorSpec>> = Vec::new();

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::atomic::atomic_write;
+use super::atomic::{Durability, atomic_write_as};
 use super::dtype::DType;
 use super::header::{MAX_HEADER_BYTES, MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS, METADATA};
 use super::kind::shown;
@@ -78,29 +78,59 @@ pub fn write_streamed<'a>(
     bytes: &mut dyn FnMut(&TensorSpec) -> Result<Cow<'a, [u8]>>,
 ) -> Result<()> {
     let path = path.as_ref();
+    write_in_parts(path, Durability::Synced, specs, metadata, &mut |spec, put| {
+        put(&bytes(spec)?)
+    })
+}
+
+/// What writes the next bytes of a tensor.
+pub type Put<'a> = &'a mut dyn FnMut(&[u8]) -> Result<()>;
+
+/// As [`write_streamed`], for tensors that do not fit into memory: `fill` is called once per tensor, in the order
+/// of [`in_file_order`], and hands over its bytes part by part.
+pub fn write_in_parts(
+    path: impl AsRef<Path>,
+    durability: Durability,
+    specs: &[TensorSpec],
+    metadata: &BTreeMap<String, String>,
+    fill: &mut dyn FnMut(&TensorSpec, Put<'_>) -> Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
     let (order, header) = layout(specs, metadata).map_err(|problem| Error::file(path, problem))?;
-    atomic_write(path, |sink| {
+    atomic_write_as(path, durability, |sink| {
         sink.put(&(header.len() as u64).to_le_bytes())?;
         sink.put(header.as_bytes())?;
         for spec in order {
-            let found = bytes(spec)?;
+            let mut found = 0;
+            fill(spec, &mut |bytes| {
+                found += bytes.len();
+                sink.put(bytes)
+            })?;
             let expected = spec.byte_len().unwrap_or(usize::MAX);
-            if found.len() != expected {
+            if found != expected {
                 return Err(Error::file(
                     path,
                     format!(
-                        "tensor {} has {} bytes to write; its shape {:?} of {} takes {expected}",
+                        "tensor {} has {found} bytes to write; its shape {:?} of {} takes {expected}",
                         shown(&spec.name),
-                        found.len(),
                         spec.shape,
                         spec.dtype.name()
                     ),
                 ));
             }
-            sink.put(&found)?;
         }
         Ok(())
     })
+}
+
+/// Sorts tensors as files hold them: wider types first, by name within a type.
+pub fn in_file_order(specs: &mut [TensorSpec]) {
+    specs.sort_by(file_order);
+}
+
+fn file_order(a: &TensorSpec, b: &TensorSpec) -> std::cmp::Ordering {
+    let key = |spec: &TensorSpec| Reverse(spec.dtype.size());
+    key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
 }
 
 /// Order of the tensors in the file, and the padded header.
@@ -110,10 +140,7 @@ fn layout<'a>(
 ) -> Result<(Vec<&'a TensorSpec>, String), String> {
     check_specs(specs)?;
     let mut order: Vec<&TensorSpec> = specs.iter().collect();
-    order.sort_by(|a, b| {
-        let key = |spec: &TensorSpec| Reverse(spec.dtype.size());
-        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
-    });
+    order.sort_by(|a, b| file_order(a, b));
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let mut entries = Vec::new();
     if !metadata.is_empty() {
