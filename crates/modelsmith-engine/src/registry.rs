@@ -4,11 +4,13 @@ use modelsmith_core::error::{Error, Result, suggest};
 pub use modelsmith_core::method::Family;
 use modelsmith_core::method::{Card, Entry, defaults_of, find, read_options};
 use modelsmith_core::roles::{Adapt, Optimize};
+use modelsmith_methods::delta::merge::MergeMethod;
+use modelsmith_methods::delta::{self, Operator};
 use modelsmith_methods::edit::Edit;
 use modelsmith_methods::edit::grace::GraceConfig;
 use modelsmith_methods::{attachable, edit, optimize};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A method as listings show it.
 #[derive(Clone, Debug, Serialize)]
@@ -35,8 +37,30 @@ pub fn all() -> Vec<Listed> {
     }
     rows(attachable())
         .chain(rows(edit::TABLE.iter()))
+        .chain(rows(delta::TABLE.iter()))
+        .chain(delta::merge::TABLE.iter().map(merge_method))
         .chain(rows(optimize::TABLE.iter()))
         .collect()
+}
+
+/// A merge method's parameters in the form of options, each with its doc; a value that has to be given is null.
+fn merge_method(method: &MergeMethod) -> Listed {
+    let (mut properties, mut defaults) = (Map::new(), Map::new());
+    for one in method.parameters {
+        let kind = if one.flag { "boolean" } else { "number" };
+        let default = match (one.default, one.flag) {
+            (Some(value), true) => Value::from(value != 0.0),
+            (value, _) => Value::from(value),
+        };
+        let property = json!({"type": kind, "description": one.about, "default": default});
+        properties.insert(one.name.to_owned(), property);
+        defaults.insert(one.name.to_owned(), default);
+    }
+    Listed {
+        card: method.card,
+        schema: json!({"type": "object", "properties": properties}),
+        defaults: defaults.into(),
+    }
 }
 
 /// The method of a name.
@@ -84,6 +108,14 @@ pub fn optimizer_method(named: &crate::recipe::Named) -> Result<Box<dyn Optimize
 /// As [`adapter_method`].
 pub fn edit_method(named: &crate::recipe::Named) -> Result<Box<dyn Edit>> {
     find(edit::TABLE, &named.name)?.configure(&named.options)
+}
+
+/// The editor of differences of a name, with its options.
+///
+/// # Errors
+/// As [`adapter_method`].
+pub fn delta_operator(named: &crate::recipe::Named) -> Result<Box<dyn Operator>> {
+    find(delta::TABLE, &named.name)?.configure(&named.options)
 }
 
 /// Options of a codebook, laid over the defaults.

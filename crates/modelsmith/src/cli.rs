@@ -1,7 +1,9 @@
 //! The command line: what can be said, in one place.
 
-use crate::commands::{adapter, bench, completions, data, edit, eval, generate, inspect, methods};
-use crate::commands::{pretrain, quickstart, reproduce, run, runs, schema, serve, studio, tune};
+use crate::commands::{adapter, bench, completions, data, delta, edit, eval, generate, inspect};
+use crate::commands::{
+    methods, pretrain, quickstart, reproduce, run, runs, schema, serve, studio, tune,
+};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgAction, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use modelsmith_engine::Recipe;
@@ -17,6 +19,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Use", &["generate", "eval", "serve"]),
     ("Adapters", &["adapter"]),
     ("Edits", &["edit"]),
+    ("Checkpoints", &["delta"]),
     ("Look", &["inspect", "studio", "methods", "schema"]),
     ("Claims", &["reproduce"]),
     ("Speed", &["bench"]),
@@ -83,6 +86,7 @@ pub(crate) enum Name {
     Serve(serve::Serve),
     Adapter(adapter::Adapter),
     Edit(edit::Edit),
+    Delta(delta::Delta),
     Inspect(inspect::Inspect),
     Methods(methods::Methods),
     Schema(schema::Schema),

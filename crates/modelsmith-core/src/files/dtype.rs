@@ -221,7 +221,11 @@ fn encode_bf16(values: &[f32], bytes: &mut [u8]) -> bool {
         let bits = value.to_bits();
         let size = bits & 0x7fff_ffff;
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-        let kept = if size > INFINITE { bits | 0x40_0000 } else { rounded };
+        let kept = if size > INFINITE {
+            bits | 0x40_0000
+        } else {
+            rounded
+        };
         lost |= (size < INFINITE) & (rounded & 0x7fff_0000 == INFINITE);
         *out = ((kept >> 16) as u16).to_le_bytes();
     }
@@ -329,10 +333,17 @@ mod tests {
         let small = DType::F16.encode(&values).unwrap();
         for (index, value) in values.iter().enumerate() {
             let at = 2 * index..2 * index + 2;
-            assert_eq!(halves[at.clone()], bf16::from_f32(*value).to_le_bytes(), "{value:e}");
+            assert_eq!(
+                halves[at.clone()],
+                bf16::from_f32(*value).to_le_bytes(),
+                "{value:e}"
+            );
             let expected = f16::from_f32(*value);
             let found = f16::from_le_bytes([small[at.start], small[at.start + 1]]);
-            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{value:e}");
+            assert!(
+                found == expected || (found.is_nan() && expected.is_nan()),
+                "{value:e}"
+            );
         }
     }
 

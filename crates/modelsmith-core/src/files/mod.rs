@@ -24,7 +24,8 @@ mod write;
 mod tests;
 
 pub use atomic::{
-    Durability, Sink, atomic_bytes, atomic_json, atomic_write, atomic_write_as, clean_stale, make_folder,
+    Durability, Sink, atomic_bytes, atomic_json, atomic_write, atomic_write_as, clean_stale,
+    make_folder,
 };
 pub use checkpoint::Checkpoint;
 pub use dtype::DType;

@@ -78,9 +78,13 @@ pub fn write_streamed<'a>(
     bytes: &mut dyn FnMut(&TensorSpec) -> Result<Cow<'a, [u8]>>,
 ) -> Result<()> {
     let path = path.as_ref();
-    write_in_parts(path, Durability::Synced, specs, metadata, &mut |spec, put| {
-        put(&bytes(spec)?)
-    })
+    write_in_parts(
+        path,
+        Durability::Synced,
+        specs,
+        metadata,
+        &mut |spec, put| put(&bytes(spec)?),
+    )
 }
 
 /// What writes the next bytes of a tensor.

@@ -125,9 +125,14 @@ impl MergeConfig {
     /// No YAML, unknown keys (with near ones), a method or parameter that does not exist, a number of models that the
     /// method does not take, and what is not built, by its name.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let size = std::fs::metadata(path).map_err(|error| Error::io(path, error))?.len();
+        let size = std::fs::metadata(path)
+            .map_err(|error| Error::io(path, error))?
+            .len();
         if size > MOST_BYTES {
-            return Err(Error::file(path, format!("{size} bytes are no merge configuration")));
+            return Err(Error::file(
+                path,
+                format!("{size} bytes are no merge configuration"),
+            ));
         }
         let text = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
         Self::parse(&text).map_err(|error| match error {
@@ -140,9 +145,13 @@ impl MergeConfig {
 
     /// As [`read`](Self::read), from a text.
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let value: Value = serde_yaml_ng::from_str(text).map_err(|error| Error::config("YAML", error))?;
+        let value: Value =
+            serde_yaml_ng::from_str(text).map_err(|error| Error::config("YAML", error))?;
         if !value.is_object() {
-            return Err(Error::config("YAML", "expected keys such as merge_method and models"));
+            return Err(Error::config(
+                "YAML",
+                "expected keys such as merge_method and models",
+            ));
         }
         let written: Written = read_typed(&value)?;
         let method = find(&written.merge_method)?;
@@ -159,7 +168,11 @@ impl MergeConfig {
             text: text.to_owned(),
         };
         config.enter(written)?;
-        config.slices.iter().enumerate().try_for_each(|(number, slice)| config.check(number, slice))?;
+        config
+            .slices
+            .iter()
+            .enumerate()
+            .try_for_each(|(number, slice)| config.check(number, slice))?;
         Ok(config)
     }
 
@@ -183,19 +196,34 @@ impl MergeConfig {
                 };
                 self.enter_slice("models", "models", slice, written.base_model.as_ref())
             }
-            (None, Some(slices)) if !slices.is_empty() => {
-                slices.into_iter().enumerate().try_for_each(|(number, slice)| {
+            (None, Some(slices)) if !slices.is_empty() => slices
+                .into_iter()
+                .enumerate()
+                .try_for_each(|(number, slice)| {
                     let key = format!("slices[{number}]");
-                    self.enter_slice(&key, &format!("{key}.sources"), slice, written.base_model.as_ref())
-                })
-            }
+                    self.enter_slice(
+                        &key,
+                        &format!("{key}.sources"),
+                        slice,
+                        written.base_model.as_ref(),
+                    )
+                }),
             (None, Some(_)) => Err(Error::config("slices", "is empty")),
-            (Some(_), Some(_)) => Err(Error::config("models", "is given beside slices; give one of the two")),
+            (Some(_), Some(_)) => Err(Error::config(
+                "models",
+                "is given beside slices; give one of the two",
+            )),
             (None, None) => Err(Error::config("models", "is missing; give models or slices")),
         }
     }
 
-    fn enter_slice(&mut self, key: &str, list: &str, written: WrittenSlice, base: Option<&Value>) -> Result<()> {
+    fn enter_slice(
+        &mut self,
+        key: &str,
+        list: &str,
+        written: WrittenSlice,
+        base: Option<&Value>,
+    ) -> Result<()> {
         let mut sources = Vec::new();
         for (number, one) in written.sources.into_iter().enumerate() {
             let key = format!("{list}[{number}]");
@@ -215,7 +243,11 @@ impl MergeConfig {
             if place.is_none() && self.method.base != Base::Unused {
                 place = Some(sources.len());
                 let parameters = Settings::new();
-                sources.push(Source { model, layers, parameters });
+                sources.push(Source {
+                    model,
+                    layers,
+                    parameters,
+                });
             }
         }
         self.slices.push(Slice {
@@ -241,7 +273,11 @@ impl MergeConfig {
     fn check(&self, number: usize, slice: &Slice) -> Result<()> {
         let method = self.method;
         let id = method.card.id;
-        let key = if self.stacked { format!("slices[{number}].sources") } else { "models".to_owned() };
+        let key = if self.stacked {
+            format!("slices[{number}].sources")
+        } else {
+            "models".to_owned()
+        };
         if method.base == Base::Needed && slice.base.is_none() {
             let problem = format!("is missing; {id} works on differences from a base");
             return Err(Error::config("base_model", problem));
@@ -252,13 +288,23 @@ impl MergeConfig {
                 (fewest, most) if fewest == most => format!("{fewest}"),
                 (fewest, _) => format!("at least {fewest}"),
             };
-            let beside = if slice.base.is_some() { " beside the base" } else { "" };
-            return Err(Error::config(key, format!("{id} merges {wanted}{beside}; found {others}")));
+            let beside = if slice.base.is_some() {
+                " beside the base"
+            } else {
+                ""
+            };
+            return Err(Error::config(
+                key,
+                format!("{id} merges {wanted}{beside}; found {others}"),
+            ));
         }
         let count = |source: &Source| source.layers.as_ref().map(Range::len);
         let first = slice.sources.first().and_then(count);
         if slice.sources.iter().any(|source| count(source) != first) {
-            return Err(Error::config(key, "have layer ranges of different lengths; a merge needs equal ones"));
+            return Err(Error::config(
+                key,
+                "have layer ranges of different lengths; a merge needs equal ones",
+            ));
         }
         Ok(())
     }
@@ -267,10 +313,19 @@ impl MergeConfig {
 /// What mergekit has and this program has not, by name.
 fn refuse_what_is_not_built(written: &Written) -> Result<()> {
     if written.modules.is_some() {
-        return Err(Error::config("modules", "merging part by part is not built; give models or slices"));
+        return Err(Error::config(
+            "modules",
+            "merging part by part is not built; give models or slices",
+        ));
     }
-    if let Some(template) = written.chat_template.as_deref().filter(|template| *template != "auto") {
-        let problem = format!("`{template}` is not built; leave it out, and the reference's template is kept");
+    if let Some(template) = written
+        .chat_template
+        .as_deref()
+        .filter(|template| *template != "auto")
+    {
+        let problem = format!(
+            "`{template}` is not built; leave it out, and the reference's template is kept"
+        );
         return Err(Error::config("chat_template", problem));
     }
     if let Some(tokenizer) = &written.tokenizer {
@@ -279,7 +334,10 @@ fn refuse_what_is_not_built(written: &Written) -> Result<()> {
             ("pad_to_multiple_of", tokenizer.pad_to_multiple_of.is_some()),
         ] {
             if given {
-                return Err(Error::config(format!("tokenizer.{name}"), "is not built; leave it out"));
+                return Err(Error::config(
+                    format!("tokenizer.{name}"),
+                    "is not built; leave it out",
+                ));
             }
         }
     }
@@ -308,10 +366,19 @@ fn dtype(written: &Written) -> Result<Option<DType>> {
 fn tokenizer(written: &Written) -> Result<Tokenizer> {
     let (key, source) = match (&written.tokenizer_source, &written.tokenizer) {
         (Some(_), Some(_)) => {
-            return Err(Error::config("tokenizer_source", "is given beside tokenizer; give one of the two"));
+            return Err(Error::config(
+                "tokenizer_source",
+                "is given beside tokenizer; give one of the two",
+            ));
         }
         (Some(source), None) => ("tokenizer_source", source),
-        (None, Some(WrittenTokenizer { source: Some(source), .. })) => ("tokenizer.source", source),
+        (
+            None,
+            Some(WrittenTokenizer {
+                source: Some(source),
+                ..
+            }),
+        ) => ("tokenizer.source", source),
         (None, Some(_)) => return Ok(Tokenizer::Union),
         (None, None) => return Ok(Tokenizer::Kept),
     };
@@ -338,10 +405,18 @@ fn model_path(key: &str, value: &Value) -> Result<PathBuf> {
     let text = match value {
         Value::String(text) => text,
         other => {
-            let path = other.pointer("/model/path").or_else(|| other.pointer("/path"));
+            let path = other
+                .pointer("/model/path")
+                .or_else(|| other.pointer("/path"));
             let extra = |name: &str| other.get(name).is_some_and(|value| !value.is_null());
-            if ["lora", "override_architecture"].iter().any(|name| extra(name)) {
-                return Err(Error::config(key, "names an adapter or another architecture; merge adapters first with `modelsmith adapter merge`"));
+            if ["lora", "override_architecture"]
+                .iter()
+                .any(|name| extra(name))
+            {
+                return Err(Error::config(
+                    key,
+                    "names an adapter or another architecture; merge adapters first with `modelsmith adapter merge`",
+                ));
             }
             path.and_then(Value::as_str).ok_or_else(|| {
                 Error::config(key, format!("is {other}; expected the folder of a model"))
@@ -356,7 +431,9 @@ fn model_path(key: &str, value: &Value) -> Result<PathBuf> {
         Some((base, _)) if Path::new(base).exists() => {
             "names an adapter after a +; fold it into a checkpoint first with `modelsmith adapter merge`"
         }
-        _ => "no such folder here; nothing is downloaded, so give a local folder in Hugging Face layout",
+        _ => {
+            "no such folder here; nothing is downloaded, so give a local folder in Hugging Face layout"
+        }
     };
     Err(Error::config(key, format!("is {text}: {problem}")))
 }
@@ -415,18 +492,46 @@ parameters: {t: 0.5}
         let models = "models: [{model: /}]";
         for (text, expected) in [
             (format!("merge_method: tis\n{models}"), "did you mean ties"),
-            (format!("merge_method: linear\nmodells: []\n{models}"), "modells: unknown key; did you mean models"),
-            (format!("merge_method: ties\n{models}"), "base_model: is missing"),
-            (format!("merge_method: linear\n{models}\ndtype: int8"), "dtype: is int8"),
-            (format!("merge_method: karcher\n{models}"), "merges at least 2; found 1"),
-            (format!("merge_method: linear\n{models}\nmodules: {{}}"), "modules: "),
-            ("merge_method: linear\nmodels: [{model: /no/where}]".into(), "nothing is downloaded"),
-            ("merge_method: linear\nmodels: [{modl: /}]".into(), "models[0].modl: unknown key"),
+            (
+                format!("merge_method: linear\nmodells: []\n{models}"),
+                "modells: unknown key; did you mean models",
+            ),
+            (
+                format!("merge_method: ties\n{models}"),
+                "base_model: is missing",
+            ),
+            (
+                format!("merge_method: linear\n{models}\ndtype: int8"),
+                "dtype: is int8",
+            ),
+            (
+                format!("merge_method: karcher\n{models}"),
+                "merges at least 2; found 1",
+            ),
+            (
+                format!("merge_method: linear\n{models}\nmodules: {{}}"),
+                "modules: ",
+            ),
+            (
+                "merge_method: linear\nmodels: [{model: /no/where}]".into(),
+                "nothing is downloaded",
+            ),
+            (
+                "merge_method: linear\nmodels: [{modl: /}]".into(),
+                "models[0].modl: unknown key",
+            ),
             ("merge_method: linear".into(), "models: is missing"),
             ("merge_method: [".into(), "YAML"),
             ("- a".into(), "expected keys"),
-            (format!("merge_method: linear\n{models}\nparameters: {{wieght: 1}}"), "did you mean weight"),
-            ("merge_method: passthrough\nslices: [{sources: [{model: /, layer_range: [3, 3]}]}]".into(), "layer_range"),
+            (
+                format!("merge_method: linear\n{models}\nparameters: {{wieght: 1}}"),
+                "did you mean weight",
+            ),
+            (
+                "merge_method: passthrough\nslices: [{sources: [{model: /, layer_range: [3, 3]}]}]"
+                    .into(),
+                "layer_range",
+            ),
         ] {
             let found = error(&text);
             assert!(found.contains(expected), "{found}\nfor\n{text}");

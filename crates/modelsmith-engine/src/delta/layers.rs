@@ -66,16 +66,42 @@ mod tests {
     #[test]
     fn blocks_are_found_by_the_usual_names() {
         for (name, index, moved) in [
-            ("model.layers.3.mlp.up_proj.weight", 3, "model.layers.7.mlp.up_proj.weight"),
-            ("transformer.h.0.attn.c_attn.bias", 0, "transformer.h.7.attn.c_attn.bias"),
-            ("bert.encoder.layer.11.output.dense.weight", 11, "bert.encoder.layer.7.output.dense.weight"),
-            ("encoder.block.2.layer.1.mlp.wi.weight", 2, "encoder.block.7.layer.1.mlp.wi.weight"),
-            ("model.layers.1.mlp.experts.5.up.weight", 1, "model.layers.7.mlp.experts.5.up.weight"),
+            (
+                "model.layers.3.mlp.up_proj.weight",
+                3,
+                "model.layers.7.mlp.up_proj.weight",
+            ),
+            (
+                "transformer.h.0.attn.c_attn.bias",
+                0,
+                "transformer.h.7.attn.c_attn.bias",
+            ),
+            (
+                "bert.encoder.layer.11.output.dense.weight",
+                11,
+                "bert.encoder.layer.7.output.dense.weight",
+            ),
+            (
+                "encoder.block.2.layer.1.mlp.wi.weight",
+                2,
+                "encoder.block.7.layer.1.mlp.wi.weight",
+            ),
+            (
+                "model.layers.1.mlp.experts.5.up.weight",
+                1,
+                "model.layers.7.mlp.experts.5.up.weight",
+            ),
         ] {
             let layer = Layer::of(name).unwrap();
             assert_eq!((layer.index, layer.at(7).as_str()), (index, moved));
         }
-        for name in ["model.norm.weight", "lm_head.weight", "layers", "layers.x.weight", "x.1.weight"] {
+        for name in [
+            "model.norm.weight",
+            "lm_head.weight",
+            "layers",
+            "layers.x.weight",
+            "x.1.weight",
+        ] {
             assert_eq!(Layer::of(name), None, "{name}");
         }
     }
@@ -83,6 +109,9 @@ mod tests {
     #[test]
     fn stacks_are_counted() {
         let names = ["a.layers.0.x", "a.layers.4.x", "b.block.1.y", "norm"];
-        assert_eq!(stacks(names), BTreeMap::from([("a.layers.", 5), ("b.block.", 2)]));
+        assert_eq!(
+            stacks(names),
+            BTreeMap::from([("a.layers.", 5), ("b.block.", 2)])
+        );
     }
 }

@@ -6,9 +6,8 @@ use super::side_files;
 use super::stream::{self, Effect, Work};
 use super::work_folder::WorkFolder;
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::files::{
-    Checkpoint, Durability, TensorSpec, in_file_order, share_out,
-};
+pub use modelsmith_core::files::Durability;
+use modelsmith_core::files::{Checkpoint, TensorSpec, in_file_order, share_out};
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -84,9 +83,18 @@ pub struct Report {
 /// What the configuration or the models do not allow, before anything is written; values that are not finite; disks that
 /// are full. A killed or failed merge goes on, with the same options, at its first unfinished file.
 pub fn run(options: &MergeOptions) -> Result<Report> {
+    run_in(options, LARGEST_SPAN)
+}
+
+/// As [`run`], with spans of at most so many entries.
+pub(super) fn run_in(options: &MergeOptions, largest_span: usize) -> Result<Report> {
     let started = Instant::now();
     let config = MergeConfig::read(&options.config)?;
-    let models = config.models.iter().map(Checkpoint::open).collect::<Result<Vec<_>>>()?;
+    let models = config
+        .models
+        .iter()
+        .map(Checkpoint::open)
+        .collect::<Result<Vec<_>>>()?;
     check_names(&config, &models)?;
     side_files::check_vocabularies(&config)?;
     let plan = Plan::new(&config, &models)?;
@@ -96,13 +104,17 @@ pub fn run(options: &MergeOptions) -> Result<Report> {
         models: &models,
         tensors: &plan.tensors,
         seed: options.seed,
-        span: span(options.memory, &plan, &models)?,
+        span: span(options.memory, &plan, &models)?.min(largest_span),
     };
     let inputs: Vec<&Path> = config.models.iter().map(PathBuf::as_path).collect();
     let fingerprint = fingerprint(&config, options, &models)?;
     let mut folder = WorkFolder::begin(&options.output, &inputs, &fingerprint, options.durability)?;
     let shards = shards(&plan, options.max_shard_bytes);
-    let open: Vec<_> = shards.iter().filter(|(name, specs)| !folder.is_finished(name, specs)).cloned().collect();
+    let open: Vec<_> = shards
+        .iter()
+        .filter(|(name, specs)| !folder.is_finished(name, specs))
+        .cloned()
+        .collect();
     let effects = stream::write(&work, &open, &mut folder)?;
     write_index(&shards, &folder)?;
     side_files::write(&config, plan.layers, &folder)?;
@@ -121,42 +133,75 @@ fn check_jobs(config: &MergeConfig, models: &[Checkpoint], plan: &Plan) -> Resul
         return Err(Error::config("slices", "give a result without tensors"));
     }
     let merged = plan.tensors.values().filter(|planned| !planned.copied);
-    merged.map(|planned| planned.job(config, models, 0)).try_for_each(|job| job.map(drop))
+    merged
+        .map(|planned| planned.job(config, models, 0))
+        .try_for_each(|job| job.map(drop))
 }
 
 /// Entries that may be computed at once: inputs, and outputs that wait to be written.
 fn span(memory: u64, plan: &Plan, models: &[Checkpoint]) -> Result<usize> {
     if memory < LEAST_MEMORY {
-        return Err(Error::Usage(format!("--memory: give at least {}MB", LEAST_MEMORY / 1_000_000)));
+        return Err(Error::Usage(format!(
+            "--memory: give at least {}MB",
+            LEAST_MEMORY / 1_000_000
+        )));
     }
     let an_entry = |planned: &Planned| -> Result<u64> {
-        let read = planned.inputs.iter().map(|(model, name)| Ok(models[*model].info(name)?.dtype.size() as u64));
+        let read = planned
+            .inputs
+            .iter()
+            .map(|(model, name)| Ok(models[*model].info(name)?.dtype.size() as u64));
         // One span being computed, one with the writer, the rest waiting; the next one's pages may be read ahead.
         Ok(2 * read.sum::<Result<u64>>()? + 4 * planned.spec.dtype.size() as u64)
     };
-    let widest = plan.tensors.values().map(an_entry).try_fold(1, |most, one| one.map(|one| most.max(one)))?;
+    let widest = plan
+        .tensors
+        .values()
+        .map(an_entry)
+        .try_fold(1, |most, one| one.map(|one| most.max(one)))?;
     let fitting = memory.saturating_sub(BESIDE) / widest;
-    Ok(usize::try_from(fitting).unwrap_or(usize::MAX).clamp(super::source::PART, LARGEST_SPAN))
+    Ok(usize::try_from(fitting)
+        .unwrap_or(usize::MAX)
+        .clamp(super::source::PART, LARGEST_SPAN))
 }
 
 /// Hash of everything that the bytes of the result depend on.
-fn fingerprint(config: &MergeConfig, options: &MergeOptions, models: &[Checkpoint]) -> Result<String> {
+fn fingerprint(
+    config: &MergeConfig,
+    options: &MergeOptions,
+    models: &[Checkpoint],
+) -> Result<String> {
     let mut stamps = Vec::new();
     for shard in models.iter().flat_map(Checkpoint::shards) {
         let io = |error| Error::io(shard.path(), error);
         let metadata = std::fs::metadata(shard.path()).map_err(io)?;
-        let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let modified = modified.map(|time| time.as_nanos().to_string());
         stamps.push(json!([shard.path(), metadata.len(), modified]));
     }
     let version = env!("CARGO_PKG_VERSION");
-    let all = json!([version, config.text, options.seed, options.max_shard_bytes, stamps]);
-    Ok(blake3::hash(all.to_string().as_bytes()).to_hex().to_string())
+    let all = json!([
+        version,
+        config.text,
+        options.seed,
+        options.max_shard_bytes,
+        stamps
+    ]);
+    Ok(blake3::hash(all.to_string().as_bytes())
+        .to_hex()
+        .to_string())
 }
 
 /// Weight files by name, their tensors in the order of the file.
 fn shards(plan: &Plan, most_bytes: u64) -> Vec<(String, Vec<TensorSpec>)> {
-    let specs: Vec<TensorSpec> = plan.tensors.values().map(|planned| planned.spec.clone()).collect();
+    let specs: Vec<TensorSpec> = plan
+        .tensors
+        .values()
+        .map(|planned| planned.spec.clone())
+        .collect();
     let mut parts = share_out(&specs, most_bytes);
     parts.iter_mut().for_each(|part| in_file_order(part));
     let count = parts.len();
@@ -164,7 +209,11 @@ fn shards(plan: &Plan, most_bytes: u64) -> Vec<(String, Vec<TensorSpec>)> {
         1 => "model.safetensors".to_owned(),
         _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
     };
-    parts.into_iter().enumerate().map(|(number, part)| (name(number), part)).collect()
+    parts
+        .into_iter()
+        .enumerate()
+        .map(|(number, part)| (name(number), part))
+        .collect()
 }
 
 fn write_index(shards: &[(String, Vec<TensorSpec>)], folder: &WorkFolder) -> Result<()> {
@@ -183,7 +232,13 @@ fn write_index(shards: &[(String, Vec<TensorSpec>)], folder: &WorkFolder) -> Res
     folder.json("model.safetensors.index.json", &index)
 }
 
-fn report(config: &MergeConfig, options: &MergeOptions, plan: &Plan, models: &[Checkpoint], effects: &BTreeMap<String, Effect>) -> Report {
+fn report(
+    config: &MergeConfig,
+    options: &MergeOptions,
+    plan: &Plan,
+    models: &[Checkpoint],
+    effects: &BTreeMap<String, Effect>,
+) -> Report {
     let sum = |of: fn(&Effect) -> f64| effects.values().map(of).sum::<f64>().sqrt();
     let mut warnings = plan.warnings.clone();
     let changed_numbers = effects.values().map(|effect| effect.changed).sum();
@@ -203,7 +258,12 @@ fn report(config: &MergeConfig, options: &MergeOptions, plan: &Plan, models: &[C
         reference_norm: sum(|effect| effect.size),
         files: 0,
         kept_files: 0,
-        bytes: plan.tensors.values().filter_map(|planned| planned.spec.byte_len()).map(|bytes| bytes as u64).sum(),
+        bytes: plan
+            .tensors
+            .values()
+            .filter_map(|planned| planned.spec.byte_len())
+            .map(|bytes| bytes as u64)
+            .sum(),
         bytes_read: models.iter().map(Checkpoint::total_bytes).sum(),
         seconds: 0.0,
         peak_resident: 0,

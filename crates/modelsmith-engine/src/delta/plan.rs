@@ -62,7 +62,10 @@ impl Plan {
         let counts = stacks(reference.names());
         for name in reference.names() {
             let t = Layer::of(name).map_or(0.0, |layer| part_of(layer.index, counts[layer.stack]));
-            let inputs = config.slices[0].sources.iter().map(|source| (source.model, name.to_owned()));
+            let inputs = config.slices[0]
+                .sources
+                .iter()
+                .map(|source| (source.model, name.to_owned()));
             self.enter(config, models, name.to_owned(), 0, inputs.collect(), t)?;
         }
         self.warn_of_surplus(config, models);
@@ -82,7 +85,10 @@ impl Plan {
                     if range.end > all {
                         let key = format!("slices[{number}].sources");
                         let path = models[source.model].path().display();
-                        return Err(Error::config(key, format!("layer_range ends at {}; {path} has {all} layers", range.end)));
+                        return Err(Error::config(
+                            key,
+                            format!("layer_range ends at {}; {path} has {all} layers", range.end),
+                        ));
                     }
                     Ok((source.model, range))
                 })
@@ -91,12 +97,23 @@ impl Plan {
             for offset in 0..count {
                 let (model, range) = &ranges[0];
                 for name in models[*model].names() {
-                    let Some(layer) = Layer::of(name).filter(|layer| layer.index == range.start + offset) else {
+                    let Some(layer) =
+                        Layer::of(name).filter(|layer| layer.index == range.start + offset)
+                    else {
                         continue;
                     };
-                    let inputs = ranges.iter().map(|(model, range)| (*model, layer.at(range.start + offset)));
+                    let inputs = ranges
+                        .iter()
+                        .map(|(model, range)| (*model, layer.at(range.start + offset)));
                     let t = part_of(offset, count);
-                    self.enter(config, models, layer.at(next + offset), number, inputs.collect(), t)?;
+                    self.enter(
+                        config,
+                        models,
+                        layer.at(next + offset),
+                        number,
+                        inputs.collect(),
+                        t,
+                    )?;
                 }
             }
             next += count;
@@ -112,12 +129,16 @@ impl Plan {
             .flat_map(|(slice, front)| {
                 let model = &models[config.slices[slice].sources[0].model];
                 let outside = model.names().filter(|name| Layer::of(name).is_none());
-                outside.filter(move |name| is_in_front(name) == front).map(move |name| (slice, name))
+                outside
+                    .filter(move |name| is_in_front(name) == front)
+                    .map(move |name| (slice, name))
             })
             .collect();
         for (slice, name) in names {
             let sources = config.slices[slice].sources.iter();
-            let inputs = sources.map(|source| (source.model, name.to_owned())).collect();
+            let inputs = sources
+                .map(|source| (source.model, name.to_owned()))
+                .collect();
             self.enter(config, models, name.to_owned(), slice, inputs, 0.0)?;
         }
         Ok(())
@@ -153,11 +174,19 @@ impl Plan {
         }
         let float = |dtype: DType| dtype.is_readable_as_f32();
         let copied = !float(expected.dtype);
-        let dtype = if copied { expected.dtype } else { config.dtype.unwrap_or(expected.dtype) };
+        let dtype = if copied {
+            expected.dtype
+        } else {
+            config.dtype.unwrap_or(expected.dtype)
+        };
         let planned = Planned {
             spec: TensorSpec::new(name.clone(), dtype, expected.shape),
             slice,
-            inputs: if copied { vec![inputs[reference].clone()] } else { inputs },
+            inputs: if copied {
+                vec![inputs[reference].clone()]
+            } else {
+                inputs
+            },
             t,
             copied,
         };
@@ -168,7 +197,10 @@ impl Plan {
     fn warn_of_surplus(&mut self, config: &MergeConfig, models: &[Checkpoint]) {
         for source in &config.slices[0].sources {
             let model = &models[source.model];
-            let surplus: Vec<&str> = model.names().filter(|name| !self.tensors.contains_key(*name)).collect();
+            let surplus: Vec<&str> = model
+                .names()
+                .filter(|name| !self.tensors.contains_key(*name))
+                .collect();
             if let Some(first) = surplus.first() {
                 let path = model.path().display();
                 self.warnings.push(format!("{} tensors of {path} are left out, the reference has none of these names: {first}, ...", surplus.len()));
@@ -177,7 +209,12 @@ impl Plan {
     }
 
     fn warn_of_idle_parameters(&mut self, config: &MergeConfig) {
-        let known: BTreeSet<&str> = config.method.parameters.iter().map(|one| one.name).collect();
+        let known: BTreeSet<&str> = config
+            .method
+            .parameters
+            .iter()
+            .map(|one| one.name)
+            .collect();
         let of_sources = config.slices.iter().flat_map(|slice| {
             let own = slice.sources.iter().map(|source| &source.parameters);
             own.chain([&slice.parameters])
@@ -190,7 +227,9 @@ impl Plan {
             .collect();
         for name in idle {
             let id = config.method.card.id;
-            self.warnings.push(format!("parameter {name} has no effect: {id} does not read it"));
+            self.warnings.push(format!(
+                "parameter {name} has no effect: {id} does not read it"
+            ));
         }
     }
 }
@@ -209,10 +248,14 @@ fn the_stack(model: &Checkpoint) -> Result<(&str, usize)> {
     let mut iterator = found.iter();
     match (iterator.next(), iterator.next()) {
         (Some((name, count)), None) => Ok((name, *count)),
-        (None, _) => Err(Error::file(model.path(), "no numbered layers, which slices need")),
-        (Some((a, _)), Some((b, _))) => {
-            Err(Error::file(model.path(), format!("has several stacks of layers ({a}, {b}); slices need one")))
-        }
+        (None, _) => Err(Error::file(
+            model.path(),
+            "no numbered layers, which slices need",
+        )),
+        (Some((a, _)), Some((b, _))) => Err(Error::file(
+            model.path(),
+            format!("has several stacks of layers ({a}, {b}); slices need one"),
+        )),
     }
 }
 
@@ -221,7 +264,12 @@ impl Planned {
     ///
     /// # Errors
     /// A parameter that has to be given and is not.
-    pub(crate) fn job<'a>(&'a self, config: &MergeConfig, models: &[Checkpoint], seed: u64) -> Result<Job<'a>> {
+    pub(crate) fn job<'a>(
+        &'a self,
+        config: &MergeConfig,
+        models: &[Checkpoint],
+        seed: u64,
+    ) -> Result<Job<'a>> {
         let slice = &config.slices[self.slice];
         let name = self.spec.name.as_str();
         let mut job = Job {
@@ -236,12 +284,18 @@ impl Planned {
         }
         for (number, (model, _)) in self.inputs.iter().enumerate() {
             let mut values = Values::new();
-            for parameter in with_scope(config, Scope::Model).filter(|_| Some(number) != slice.base) {
-                let value = self.value(parameter, Some(number), config, slice).ok_or_else(|| {
-                    let path = models[*model].path().display();
-                    let problem = format!("is missing for {name} of {path}; {} needs it", config.method.card.id);
-                    Error::config(format!("parameters.{}", parameter.name), problem)
-                })?;
+            for parameter in with_scope(config, Scope::Model).filter(|_| Some(number) != slice.base)
+            {
+                let value = self
+                    .value(parameter, Some(number), config, slice)
+                    .ok_or_else(|| {
+                        let path = models[*model].path().display();
+                        let problem = format!(
+                            "is missing for {name} of {path}; {} needs it",
+                            config.method.card.id
+                        );
+                        Error::config(format!("parameters.{}", parameter.name), problem)
+                    })?;
                 values.insert(parameter.name, value);
             }
             job.inputs.push(values);
@@ -250,18 +304,32 @@ impl Planned {
     }
 
     /// A model's own value, else the part's, else everything's, else the method's.
-    fn value(&self, parameter: &Parameter, input: Option<usize>, config: &MergeConfig, slice: &Slice) -> Option<f64> {
+    fn value(
+        &self,
+        parameter: &Parameter,
+        input: Option<usize>,
+        config: &MergeConfig,
+        slice: &Slice,
+    ) -> Option<f64> {
         let own = input.map(|input| &slice.sources[input].parameters);
-        let places = own.into_iter().chain([&slice.parameters, &config.parameters]);
+        let places = own
+            .into_iter()
+            .chain([&slice.parameters, &config.parameters]);
         // Filters and gradients are told by the name in the model that the tensor comes from.
         let name = &self.inputs[input.unwrap_or(0)].1;
-        let found = places.filter_map(|settings| settings.get(parameter.name)?.value(name, self.t)).next();
+        let found = places
+            .filter_map(|settings| settings.get(parameter.name)?.value(name, self.t))
+            .next();
         found.or(parameter.default)
     }
 }
 
 fn with_scope(config: &MergeConfig, scope: Scope) -> impl Iterator<Item = &'static Parameter> {
-    config.method.parameters.iter().filter(move |one| one.scope == scope)
+    config
+        .method
+        .parameters
+        .iter()
+        .filter(move |one| one.scope == scope)
 }
 
 /// Refuses models that lack tensors of the reference, all of them at once.
@@ -272,10 +340,17 @@ pub(crate) fn check_names(config: &MergeConfig, models: &[Checkpoint]) -> Result
     let reference = &models[config.reference()];
     for source in &config.slices[0].sources {
         let model = &models[source.model];
-        let missing: Vec<&str> = reference.names().filter(|name| !model.contains(name)).collect();
+        let missing: Vec<&str> = reference
+            .names()
+            .filter(|name| !model.contains(name))
+            .collect();
         if let Some(first) = missing.first() {
             let near = suggest(first, model.names());
-            let problem = format!("lacks {} tensors of {}: {first}, ...; {near}", missing.len(), reference.path().display());
+            let problem = format!(
+                "lacks {} tensors of {}: {first}, ...; {near}",
+                missing.len(),
+                reference.path().display()
+            );
             return Err(Error::file(model.path(), problem));
         }
     }

@@ -26,7 +26,9 @@ impl Setting {
             Self::One(value) => Some(*value),
             Self::Gradient(values) => interpolate(values, t),
             Self::Filtered(choices) => {
-                let fits = |filter: &Option<String>| filter.as_deref().is_none_or(|part| tensor.contains(part));
+                let fits = |filter: &Option<String>| {
+                    filter.as_deref().is_none_or(|part| tensor.contains(part))
+                };
                 let found = choices.iter().find(|(filter, _)| fits(filter));
                 found.and_then(|(_, setting)| setting.value(tensor, t))
             }
@@ -38,10 +40,15 @@ impl Setting {
             return Ok(Self::One(number));
         }
         let wrong = || {
-            let problem = format!("is {value}; expected a number, true or false, a list of numbers, or a list of filter and value");
+            let problem = format!(
+                "is {value}; expected a number, true or false, a list of numbers, or a list of filter and value"
+            );
             Error::config(key, problem)
         };
-        let items = value.as_array().filter(|items| !items.is_empty()).ok_or_else(wrong)?;
+        let items = value
+            .as_array()
+            .filter(|items| !items.is_empty())
+            .ok_or_else(wrong)?;
         if let Some(numbers) = items.iter().map(scalar).collect() {
             return Ok(Self::Gradient(numbers));
         }
@@ -49,7 +56,12 @@ impl Setting {
             let key = format!("{key}[{number}]");
             choice(&key, item.as_object().ok_or_else(wrong)?)
         };
-        items.iter().enumerate().map(choice).collect::<Result<_>>().map(Self::Filtered)
+        items
+            .iter()
+            .enumerate()
+            .map(choice)
+            .collect::<Result<_>>()
+            .map(Self::Filtered)
     }
 }
 
@@ -71,9 +83,15 @@ fn scalar(value: &Value) -> Option<f64> {
 
 /// `{filter: ..., value: ...}`.
 fn choice(key: &str, item: &Map<String, Value>) -> Result<(Option<String>, Setting)> {
-    if let Some(unknown) = item.keys().find(|name| !["filter", "value"].contains(&name.as_str())) {
+    if let Some(unknown) = item
+        .keys()
+        .find(|name| !["filter", "value"].contains(&name.as_str()))
+    {
         let near = suggest(unknown, ["filter", "value"]);
-        return Err(Error::config(format!("{key}.{unknown}"), format!("unknown key; {near}")));
+        return Err(Error::config(
+            format!("{key}.{unknown}"),
+            format!("unknown key; {near}"),
+        ));
     }
     let filter = match item.get("filter") {
         None | Some(Value::Null) => None,
@@ -83,7 +101,9 @@ fn choice(key: &str, item: &Map<String, Value>) -> Result<(Option<String>, Setti
             return Err(Error::config(format!("{key}.filter"), problem));
         }
     };
-    let value = item.get("value").ok_or_else(|| Error::config(format!("{key}.value"), "is missing"))?;
+    let value = item
+        .get("value")
+        .ok_or_else(|| Error::config(format!("{key}.value"), "is missing"))?;
     Ok((filter, Setting::read(&format!("{key}.value"), value)?))
 }
 
@@ -98,7 +118,10 @@ pub(crate) fn read(key: &str, table: Option<&Map<String, Value>>) -> Result<Sett
         let key = format!("{key}.{name}");
         if !known.contains(name.as_str()) {
             let near = suggest(name, known.iter().copied());
-            return Err(Error::config(key, format!("no merge method has this parameter; {near}")));
+            return Err(Error::config(
+                key,
+                format!("no merge method has this parameter; {near}"),
+            ));
         }
         settings.insert(name.clone(), Setting::read(&key, value)?);
     }
@@ -118,7 +141,10 @@ mod tests {
     fn gradients_run_from_the_first_layer_to_the_last() {
         let gradient = setting(json!([0, 1, 0.5])).unwrap();
         let at = |t| gradient.value("x", t).unwrap();
-        assert_eq!([at(0.0), at(0.25), at(0.5), at(0.75), at(1.0)], [0.0, 0.5, 1.0, 0.75, 0.5]);
+        assert_eq!(
+            [at(0.0), at(0.25), at(0.5), at(0.75), at(1.0)],
+            [0.0, 0.5, 1.0, 0.75, 0.5]
+        );
     }
 
     #[test]
@@ -135,11 +161,22 @@ mod tests {
 
     #[test]
     fn other_forms_and_names_are_refused() {
-        for value in [json!("much"), json!([]), json!([1, "a"]), json!({"a": 1}), json!([{"filtr": "a", "value": 1}])] {
+        for value in [
+            json!("much"),
+            json!([]),
+            json!([1, "a"]),
+            json!({"a": 1}),
+            json!([{"filtr": "a", "value": 1}]),
+        ] {
             assert!(setting(value.clone()).is_err(), "{value}");
         }
         let table = json!({"densty": 0.5});
-        let error = read("parameters", table.as_object()).unwrap_err().to_string();
-        assert!(error.contains("parameters.densty") && error.contains("did you mean density"), "{error}");
+        let error = read("parameters", table.as_object())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("parameters.densty") && error.contains("did you mean density"),
+            "{error}"
+        );
     }
 }

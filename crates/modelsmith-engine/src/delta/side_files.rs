@@ -48,9 +48,17 @@ fn owner(config: &MergeConfig) -> &Path {
 fn vocabulary(folder: &Path) -> Result<Value> {
     let file = folder.join("tokenizer.json");
     let tokenizer: Value = read_json(&file)?;
-    let added = tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
-    let added = added.map(|token| Value::Array(vec![token["id"].clone(), token["content"].clone()]));
-    let words = tokenizer.pointer("/model/vocab").cloned().unwrap_or_default();
+    let added = tokenizer
+        .get("added_tokens")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let added =
+        added.map(|token| Value::Array(vec![token["id"].clone(), token["content"].clone()]));
+    let words = tokenizer
+        .pointer("/model/vocab")
+        .cloned()
+        .unwrap_or_default();
     // Tables are compared whatever the order of their keys.
     Ok(Value::Array(vec![words, added.collect()]))
 }
@@ -59,10 +67,18 @@ fn vocabulary(folder: &Path) -> Result<Value> {
 ///
 /// # Errors
 /// A file that cannot be read or written; stacking without a configuration that says how many layers there are.
-pub(crate) fn write(config: &MergeConfig, layers: Option<usize>, folder: &WorkFolder) -> Result<()> {
+pub(crate) fn write(
+    config: &MergeConfig,
+    layers: Option<usize>,
+    folder: &WorkFolder,
+) -> Result<()> {
     for name in SIDE_FILES {
         let of_model = *name == "generation_config.json";
-        let source = if of_model { &config.models[config.reference()] } else { owner(config) };
+        let source = if of_model {
+            &config.models[config.reference()]
+        } else {
+            owner(config)
+        };
         copy(&source.join(name), name, folder)?;
     }
     let source = config.models[config.reference()].join("config.json");
@@ -84,17 +100,35 @@ fn copy(source: &Path, name: &str, folder: &WorkFolder) -> Result<()> {
     folder.bytes(name, &bytes)
 }
 
-fn patch(map: &mut Map<String, Value>, config: &MergeConfig, layers: Option<usize>, source: &Path) -> Result<()> {
+fn patch(
+    map: &mut Map<String, Value>,
+    config: &MergeConfig,
+    layers: Option<usize>,
+    source: &Path,
+) -> Result<()> {
     if let Some(dtype) = config.dtype {
-        let key = if map.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        let key = if map.contains_key("dtype") {
+            "dtype"
+        } else {
+            "torch_dtype"
+        };
         map.insert(key.into(), torch_name(dtype).into());
     }
     let Some(layers) = layers else {
         return Ok(());
     };
-    let count = LAYER_COUNTS.iter().find(|name| map.contains_key(**name)).ok_or_else(|| {
-        Error::file(source, format!("has none of {}, which stacking layers changes", LAYER_COUNTS.join(", ")))
-    })?;
+    let count = LAYER_COUNTS
+        .iter()
+        .find(|name| map.contains_key(**name))
+        .ok_or_else(|| {
+            Error::file(
+                source,
+                format!(
+                    "has none of {}, which stacking layers changes",
+                    LAYER_COUNTS.join(", ")
+                ),
+            )
+        })?;
     map.insert((*count).into(), layers.into());
     for name in PER_LAYER {
         if let Some(Value::Array(items)) = map.get(name) {
@@ -111,7 +145,10 @@ fn stacked(config: &MergeConfig, items: &[Value], source: &Path) -> Result<Vec<V
     for slice in &config.slices {
         let range = slice.sources[0].layers.clone().unwrap_or(0..items.len());
         let part = items.get(range.clone()).ok_or_else(|| {
-            Error::file(source, format!("lists {} layers; layers {range:?} are stacked", items.len()))
+            Error::file(
+                source,
+                format!("lists {} layers; layers {range:?} are stacked", items.len()),
+            )
         })?;
         all.extend_from_slice(part);
     }

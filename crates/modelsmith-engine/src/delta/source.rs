@@ -33,7 +33,10 @@ impl<'a> Input<'a> {
         let reader = checkpoint.shard_of(name)?;
         let dtype = reader.info(name)?.dtype;
         if !dtype.is_readable_as_f32() {
-            let problem = format!("tensor {name} is {}; expected F32, F16 or BF16", dtype.name());
+            let problem = format!(
+                "tensor {name} is {}; expected F32, F16 or BF16",
+                dtype.name()
+            );
             return Err(Error::file(reader.path(), problem));
         }
         Ok(Self {
@@ -65,7 +68,8 @@ impl<'a> Input<'a> {
 
     /// Asks for the first entries to be read soon.
     pub(crate) fn prefetch(&self, entries: usize) {
-        self.reader.prefetch(&self.name, 0..entries * self.dtype.size());
+        self.reader
+            .prefetch(&self.name, 0..entries * self.dtype.size());
     }
 
     /// Gives the pages of some entries back.
@@ -85,11 +89,18 @@ impl<'a> Input<'a> {
 
     /// Refuses entries that are not finite.
     fn check_finite(&self, first: usize, values: &[f32]) -> Result<()> {
-        let worst = || values.iter().fold(0, |worst, value| size(*value).max(worst));
+        let worst = || {
+            values
+                .iter()
+                .fold(0, |worst, value| size(*value).max(worst))
+        };
         if pulp::Arch::new().dispatch(worst) < INFINITE {
             return Ok(());
         }
-        let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
+        let index = values
+            .iter()
+            .position(|value| !value.is_finite())
+            .unwrap_or(0);
         Err(Error::Numeric(format!(
             "{}: tensor {} holds {} at entry {}; a merge with it would spread it, so repair or leave out this model",
             self.reader.path().display(),
@@ -123,7 +134,9 @@ impl<'a> Stack<'a> {
     /// Spans of the tensor, in order.
     pub(crate) fn spans(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (length, span) = (self.length(), self.span);
-        (0..length).step_by(span).map(move |start| start..(start + span).min(length))
+        (0..length)
+            .step_by(span)
+            .map(move |start| start..(start + span).min(length))
     }
 
     /// Entries of a part.
@@ -132,7 +145,12 @@ impl<'a> Stack<'a> {
     }
 
     /// Visits the part that begins at an entry, with its values.
-    pub(crate) fn visit<T>(&self, start: usize, scratch: &mut Vec<Vec<f32>>, visit: impl FnOnce(&mut Block<'_>) -> T) -> T {
+    pub(crate) fn visit<T>(
+        &self,
+        start: usize,
+        scratch: &mut Vec<Vec<f32>>,
+        visit: impl FnOnce(&mut Block<'_>) -> T,
+    ) -> T {
         let entries = start..(start + self.part).min(self.length());
         scratch.resize_with(self.inputs.len(), Vec::new);
         for (input, values) in self.inputs.iter().zip(scratch.iter_mut()) {
@@ -148,7 +166,9 @@ impl<'a> Stack<'a> {
     /// Refuses a part with values that are not finite.
     pub(crate) fn check_finite(&self, block: &Block<'_>) -> Result<()> {
         let pairs = self.inputs.iter().zip(block.inputs.iter());
-        pairs.into_iter().try_for_each(|(input, values)| input.check_finite(block.start, values))
+        pairs
+            .into_iter()
+            .try_for_each(|(input, values)| input.check_finite(block.start, values))
     }
 
     /// Gives the pages of a span back.
@@ -175,13 +195,21 @@ impl Source for Stack<'_> {
         Ok(all)
     }
 
-    fn tally(&self, counters: usize, visit: impl Fn(&mut Block<'_>, &mut [u32]) + Sync) -> Result<Vec<u64>> {
+    fn tally(
+        &self,
+        counters: usize,
+        visit: impl Fn(&mut Block<'_>, &mut [u32]) + Sync,
+    ) -> Result<Vec<u64>> {
         let threads = rayon::current_num_threads();
-        let own: Vec<Mutex<Vec<u32>>> = (0..threads).map(|_| Mutex::new(vec![0; counters])).collect();
+        let own: Vec<Mutex<Vec<u32>>> = (0..threads)
+            .map(|_| Mutex::new(vec![0; counters]))
+            .collect();
         for span in self.spans() {
             let parts = span.len().div_ceil(self.part);
             own.par_iter().enumerate().for_each(|(thread, counts)| {
-                let mut counts = counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut counts = counts
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 let mut scratch = Vec::new();
                 for part in parts * thread / threads..parts * (thread + 1) / threads {
                     let start = span.start + part * self.part;
@@ -192,7 +220,9 @@ impl Source for Stack<'_> {
         }
         let mut sums = vec![0_u64; counters];
         for counts in own {
-            let counts = counts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let counts = counts
+                .into_inner()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             for (sum, count) in sums.iter_mut().zip(counts) {
                 *sum += u64::from(count);
             }

@@ -54,7 +54,11 @@ enum Part {
 }
 
 /// Writes the shards, each noted as soon as it is whole; what came of every tensor.
-pub(crate) fn write(work: &Work<'_>, shards: &[(String, Vec<TensorSpec>)], folder: &mut WorkFolder) -> Result<BTreeMap<String, Effect>> {
+pub(crate) fn write(
+    work: &Work<'_>,
+    shards: &[(String, Vec<TensorSpec>)],
+    folder: &mut WorkFolder,
+) -> Result<BTreeMap<String, Effect>> {
     let (send, receive) = sync_channel(WAITING);
     let order: Vec<&TensorSpec> = shards.iter().flat_map(|(_, specs)| specs).collect();
     std::thread::scope(|scope| {
@@ -80,20 +84,26 @@ fn write_shard(
     let mut hasher = blake3::Hasher::new();
     let gone = || Error::Failed("the computing thread ended early".into());
     let path = folder.path().join(name);
-    write_in_parts(path, folder.durability(), specs, &metadata_pt(), &mut |_, put| {
-        loop {
-            match receive.recv().map_err(|_| gone())?? {
-                Part::Bytes(bytes) => {
-                    hasher.update(&bytes);
-                    put(&bytes)?;
-                }
-                Part::Done(tensor, effect) => {
-                    effects.insert(tensor, effect);
-                    return Ok(());
+    write_in_parts(
+        path,
+        folder.durability(),
+        specs,
+        &metadata_pt(),
+        &mut |_, put| {
+            loop {
+                match receive.recv().map_err(|_| gone())?? {
+                    Part::Bytes(bytes) => {
+                        hasher.update(&bytes);
+                        put(&bytes)?;
+                    }
+                    Part::Done(tensor, effect) => {
+                        effects.insert(tensor, effect);
+                        return Ok(());
+                    }
                 }
             }
-        }
-    })?;
+        },
+    )?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
@@ -104,7 +114,9 @@ fn compute(work: &Work<'_>, order: &[&TensorSpec], send: SyncSender<Result<Part>
         if let Some(next) = order.get(number + 1) {
             work.prefetch(&work.tensors[&next.name]);
         }
-        let computed = work.tensor(planned, &mut |bytes| send.send(Ok(Part::Bytes(bytes))).is_ok());
+        let computed = work.tensor(planned, &mut |bytes| {
+            send.send(Ok(Part::Bytes(bytes))).is_ok()
+        });
         let part = match computed {
             Ok(Some(effect)) => Ok(Part::Done(spec.name.clone(), effect)),
             Ok(None) => return,
@@ -131,17 +143,28 @@ impl<'a> Work<'a> {
     }
 
     /// Computes a tensor span by span; `None` when nobody listens any more.
-    fn tensor(&self, planned: &Planned, put: &mut dyn FnMut(Vec<u8>) -> bool) -> Result<Option<Effect>> {
+    fn tensor(
+        &self,
+        planned: &Planned,
+        put: &mut dyn FnMut(Vec<u8>) -> bool,
+    ) -> Result<Option<Effect>> {
         if planned.copied {
             let (model, name) = &planned.inputs[0];
             let bytes = self.models[*model].bytes(name)?.to_vec();
             let entries = (bytes.len() / planned.spec.dtype.size()) as u64;
-            let effect = Effect { entries, ..Effect::default() };
+            let effect = Effect {
+                entries,
+                ..Effect::default()
+            };
             return Ok(put(bytes).then_some(effect));
         }
         let job = planned.job(self.config, self.models, self.seed)?;
         let method = self.config.method;
-        let stack = Stack::new(self.inputs(planned)?, method.alignment(&job.place), self.span);
+        let stack = Stack::new(
+            self.inputs(planned)?,
+            method.alignment(&job.place),
+            self.span,
+        );
         let blend = method.plan(&job, &stack)?;
         let reference = job.base.unwrap_or(0);
         let mut all = Effect::default();
@@ -161,10 +184,18 @@ impl<'a> Work<'a> {
 }
 
 /// The bytes of one span.
-fn blend_span(stack: &Stack<'_>, blend: &dyn Blend, spec: &TensorSpec, span: &Range<usize>, reference: usize) -> Result<(Vec<u8>, Effect)> {
+fn blend_span(
+    stack: &Stack<'_>,
+    blend: &dyn Blend,
+    spec: &TensorSpec,
+    span: &Range<usize>,
+    reference: usize,
+) -> Result<(Vec<u8>, Effect)> {
     let dtype = spec.dtype;
     let mut bytes = vec![0; span.len() * dtype.size()];
-    let parts = bytes.par_chunks_mut(stack.part() * dtype.size()).enumerate();
+    let parts = bytes
+        .par_chunks_mut(stack.part() * dtype.size())
+        .enumerate();
     let one = |scratch: &mut (Vec<Vec<f32>>, Vec<f32>), (number, bytes): (usize, &mut [u8])| {
         let start = span.start + number * stack.part();
         let (inputs, out) = scratch;
@@ -173,10 +204,17 @@ fn blend_span(stack: &Stack<'_>, blend: &dyn Blend, spec: &TensorSpec, span: &Ra
             out.resize(block.inputs[0].len(), 0.0);
             blend.blend(block, out);
             let encoded = pulp::Arch::new().dispatch(|| dtype.encode_into(out, bytes));
-            encoded.map_err(|problem| Error::Numeric(format!("tensor {}: {problem}", spec.name)))?;
+            encoded
+                .map_err(|problem| Error::Numeric(format!("tensor {}: {problem}", spec.name)))?;
             let entries = start..start + out.len();
             let input = &stack.inputs()[reference];
-            Ok(effect(&input.stored(entries), input.dtype(), bytes, dtype, out))
+            Ok(effect(
+                &input.stored(entries),
+                input.dtype(),
+                bytes,
+                dtype,
+                out,
+            ))
         })
     };
     let effects: Vec<Result<Effect>> = parts.map_init(Default::default, one).collect();
@@ -197,7 +235,11 @@ fn effect(before: &[u8], stored: DType, after: &[u8], written: DType, values: &[
         let changed = match (stored == written, written.size()) {
             (true, 2) => differing::<2>(before, after),
             (true, _) => differing::<4>(before, after),
-            (false, _) => values.iter().zip(&reference).map(|(a, b)| u32::from(a != b)).sum(),
+            (false, _) => values
+                .iter()
+                .zip(&reference)
+                .map(|(a, b)| u32::from(a != b))
+                .sum(),
         };
         let (mut change, mut size) = ([0.0_f32; 16], [0.0_f32; 16]);
         for (values, reference) in values.chunks(16).zip(reference.chunks(16)) {
@@ -218,6 +260,10 @@ fn effect(before: &[u8], stored: DType, after: &[u8], written: DType, values: &[
 
 #[inline(always)]
 fn differing<const N: usize>(before: &[u8], after: &[u8]) -> u32 {
-    let pairs = before.as_chunks::<N>().0.iter().zip(after.as_chunks::<N>().0);
+    let pairs = before
+        .as_chunks::<N>()
+        .0
+        .iter()
+        .zip(after.as_chunks::<N>().0);
     pairs.map(|(a, b)| u32::from(a != b)).sum()
 }

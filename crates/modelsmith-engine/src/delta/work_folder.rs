@@ -3,7 +3,9 @@
 use crate::fresh_folder::check_target;
 use crate::lock;
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::files::{Durability, Reader, TensorSpec, atomic_write_as, clean_stale, read_json};
+use modelsmith_core::files::{
+    Durability, Reader, TensorSpec, atomic_write_as, clean_stale, read_json,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -38,7 +40,12 @@ impl WorkFolder {
     ///
     /// # Errors
     /// A target that holds something, one that another process writes.
-    pub(crate) fn begin(target: &Path, inputs: &[&Path], fingerprint: &str, durability: Durability) -> Result<Self> {
+    pub(crate) fn begin(
+        target: &Path,
+        inputs: &[&Path],
+        fingerprint: &str,
+        durability: Durability,
+    ) -> Result<Self> {
         let name = check_target(target, inputs)?;
         let work = target.with_file_name(format!(".{name}.merging"));
         let held = lock::hold(&work, "merge")?;
@@ -100,7 +107,8 @@ impl WorkFolder {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_vec_pretty(value).map_err(|error| Error::Failed(error.to_string()))?;
+        let mut text =
+            serde_json::to_vec_pretty(value).map_err(|error| Error::Failed(error.to_string()))?;
         text.push(b'\n');
         self.bytes(name, &text)
     }
@@ -110,7 +118,9 @@ impl WorkFolder {
     /// # Errors
     /// The file cannot be written.
     pub(crate) fn bytes(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        atomic_write_as(self.work.join(name), self.durability, |sink| sink.put(bytes))
+        atomic_write_as(self.work.join(name), self.durability, |sink| {
+            sink.put(bytes)
+        })
     }
 
     /// Puts the folder in its place.
@@ -124,7 +134,8 @@ impl WorkFolder {
                 std::fs::remove_file(&file).map_err(|error| Error::io(&file, error))?;
             }
         }
-        std::fs::rename(&self.work, &self.target).map_err(|error| Error::io(&self.target, error))?;
+        std::fs::rename(&self.work, &self.target)
+            .map_err(|error| Error::io(&self.target, error))?;
         self.published = true;
         Ok(())
     }
@@ -157,7 +168,10 @@ fn hash_of(reader: &Reader, specs: &[TensorSpec]) -> Result<String> {
     for spec in specs {
         let view = reader.view(&spec.name)?;
         if view.dtype != spec.dtype || view.shape != spec.shape {
-            return Err(Error::file(reader.path(), format!("{} is of another kind", spec.name)));
+            return Err(Error::file(
+                reader.path(),
+                format!("{} is of another kind", spec.name),
+            ));
         }
         hasher.update_rayon(view.bytes);
         reader.release(&spec.name, 0..view.bytes.len());

@@ -113,7 +113,13 @@ impl Operator for BitDelta {
 
 impl BitDelta {
     /// A magnitude for every entry by chance: no small form.
-    fn drawn(&self, place: &Place<'_>, mut delta: Vec<f32>, drawn: Magnitudes, mean: f64) -> Encoded {
+    fn drawn(
+        &self,
+        place: &Place<'_>,
+        mut delta: Vec<f32>,
+        drawn: Magnitudes,
+        mean: f64,
+    ) -> Encoded {
         let mut stream = Stream::new(place.seed, place.name);
         let centre = (self.m * mean) as f32;
         let sizes = match drawn {
@@ -121,7 +127,11 @@ impl BitDelta {
             _ => stream.uniform(delta.len(), 0.0, 2.0 * centre),
         };
         for (value, size) in delta.iter_mut().zip(sizes) {
-            *value = if *value >= 0.0 { size.abs() } else { -size.abs() };
+            *value = if *value >= 0.0 {
+                size.abs()
+            } else {
+                -size.abs()
+            };
         }
         Encoded::Dense(delta)
     }
@@ -131,7 +141,9 @@ impl BitDelta {
 fn signs(delta: &[f32]) -> Vec<u32> {
     let word = |part: &[f32]| {
         let bits = part.iter().enumerate();
-        bits.fold(0, |word, (bit, value)| word | u32::from(*value < 0.0) << bit)
+        bits.fold(0, |word, (bit, value)| {
+            word | u32::from(*value < 0.0) << bit
+        })
     };
     delta.chunks(32).map(word).collect()
 }

@@ -140,7 +140,9 @@ impl Operator for Dare {
             }
             Bias::Sign => self.with_mask(delta, |_, value| value < 0.0),
             Bias::Gradient => {
-                let gradient = place.gradient.filter(|gradient| gradient.len() == delta.len());
+                let gradient = place
+                    .gradient
+                    .filter(|gradient| gradient.len() == delta.len());
                 let gradient = gradient.ok_or_else(|| {
                     let problem = format!("needs a gradient of the shape of {}", place.name);
                     Error::config("method.mask", problem)

@@ -83,10 +83,20 @@ impl Encoded {
                     let level = levels.get(index).map_or(0, |level| usize::from(*level));
                     let scale = scales.get(level).copied().unwrap_or(0.0);
                     let word = words.get(index / 32).copied().unwrap_or(0);
-                    if word >> (index % 32) & 1 == 1 { -scale } else { scale }
+                    if word >> (index % 32) & 1 == 1 {
+                        -scale
+                    } else {
+                        scale
+                    }
                 })
                 .collect(),
-            Self::LowRank { rows, columns, u, s, v } => product(*rows, *columns, u, s, v),
+            Self::LowRank {
+                rows,
+                columns,
+                u,
+                s,
+                v,
+            } => product(*rows, *columns, u, s, v),
         }
     }
 

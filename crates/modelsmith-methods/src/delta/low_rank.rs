@@ -73,9 +73,17 @@ impl Operator for LowRank {
     }
 }
 
-fn decompose(name: &str, rows: usize, columns: usize, delta: &[f32], rank: usize) -> Result<Encoded> {
+fn decompose(
+    name: &str,
+    rows: usize,
+    columns: usize,
+    delta: &[f32],
+    rank: usize,
+) -> Result<Encoded> {
     if let Some(value) = delta.iter().find(|value| !value.is_finite()) {
-        return Err(Error::Numeric(format!("{name}: the difference holds {value}")));
+        return Err(Error::Numeric(format!(
+            "{name}: the difference holds {value}"
+        )));
     }
     let matrix = Mat::from_fn(rows, columns, |i, j| f64::from(delta[i * columns + j]));
     let svd = matrix

@@ -51,7 +51,9 @@ pub(super) fn check_window(key: &str, density: f64, epsilon: f64) -> Result<()> 
     if epsilon >= 0.0 && density - epsilon > 0.0 && density + epsilon < 1.0 {
         return Ok(());
     }
-    let problem = format!("is {epsilon} with a density of {density}; density ± epsilon must lie inside 0 to 1");
+    let problem = format!(
+        "is {epsilon} with a density of {density}; density ± epsilon must lie inside 0 to 1"
+    );
     Err(Error::config(key, problem))
 }
 
@@ -69,7 +71,11 @@ impl Operator for Della {
             let probabilities = keep_probabilities(row, self.density, self.epsilon);
             for (value, q) in row.iter_mut().zip(probabilities) {
                 let kept = words.unit(number) < q;
-                *value = if kept { (f64::from(*value) / q) as f32 } else { 0.0 };
+                *value = if kept {
+                    (f64::from(*value) / q) as f32
+                } else {
+                    0.0
+                };
                 number += 1;
             }
         }

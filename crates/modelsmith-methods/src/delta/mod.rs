@@ -15,8 +15,8 @@ mod bitdelta;
 mod drop;
 mod encoded;
 mod low_rank;
-mod magprune;
 mod magnitude;
+mod magprune;
 pub mod merge;
 pub mod riemann;
 mod scale;
@@ -85,7 +85,14 @@ impl<'a> Place<'a> {
     /// Whether this is a matrix inside a block: neither vector nor embedding nor output head, by the usual names.
     pub fn is_projection(&self) -> bool {
         const ENDS: [&str; 8] = [
-            "embed", "lm_head", "wte", "wpe", "shared", "embd", "score", "output.weight",
+            "embed",
+            "lm_head",
+            "wte",
+            "wpe",
+            "shared",
+            "embd",
+            "score",
+            "output.weight",
         ];
         self.shape.len() == 2 && !ENDS.iter().any(|part| self.name.contains(part))
     }

@@ -61,7 +61,9 @@ pub fn riemann(
     }
     let total: f64 = tensors.iter().sum();
     if !total.is_finite() {
-        return Err(Error::Numeric("a gradient along the edit is not finite".into()));
+        return Err(Error::Numeric(
+            "a gradient along the edit is not finite".into(),
+        ));
     }
     Ok(Riemann { total, tensors })
 }

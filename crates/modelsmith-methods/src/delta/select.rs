@@ -103,7 +103,12 @@ impl Border {
     /// Entries exactly on the border.
     pub fn count_ties(&self, values: &[f32]) -> u64 {
         let bits = self.bits;
-        let count = || values.iter().map(|value| u32::from(size(*value) == bits)).sum::<u32>();
+        let count = || {
+            values
+                .iter()
+                .map(|value| u32::from(size(*value) == bits))
+                .sum::<u32>()
+        };
         u64::from(pulp::Arch::new().dispatch(count))
     }
 
@@ -144,7 +149,12 @@ impl Border {
         let everything = self.above && ties_are_far && self.bits == 0;
         for value in values {
             let bits = size(*value);
-            let far = everything | if self.above { bits > limit } else { bits < limit };
+            let far = everything
+                | if self.above {
+                    bits > limit
+                } else {
+                    bits < limit
+                };
             *value = if far == far_side { 0.0 } else { *value };
         }
     }
@@ -166,16 +176,27 @@ mod tests {
     #[test]
     fn the_largest_and_the_smallest_are_found_with_ties_in_order() {
         let values = [0.5, -2.0, 0.5, 3.0, -0.5, 0.0];
-        assert_eq!(kept(&values, 3, From::Largest), [0.5, -2.0, 0.0, 3.0, 0.0, 0.0]);
-        assert_eq!(kept(&values, 4, From::Largest), [0.5, -2.0, 0.5, 3.0, 0.0, 0.0]);
+        assert_eq!(
+            kept(&values, 3, From::Largest),
+            [0.5, -2.0, 0.0, 3.0, 0.0, 0.0]
+        );
+        assert_eq!(
+            kept(&values, 4, From::Largest),
+            [0.5, -2.0, 0.5, 3.0, 0.0, 0.0]
+        );
         assert_eq!(kept(&values, 0, From::Largest), [0.0; 6]);
         assert_eq!(kept(&values, 6, From::Largest), values);
-        assert_eq!(kept(&values, 2, From::Smallest), [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(
+            kept(&values, 2, From::Smallest),
+            [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
+        );
     }
 
     #[test]
     fn parts_give_what_the_whole_gives() {
-        let values: Vec<f32> = (0..1000_i32).map(|i| ((i * 37 % 23) as f32 - 11.0) / 8.0).collect();
+        let values: Vec<f32> = (0..1000_i32)
+            .map(|i| ((i * 37 % 23) as f32 - 11.0) / 8.0)
+            .collect();
         for wanted in [1, 10, 333, 999, 1000] {
             let border = Border::of(&values, wanted, From::Largest).unwrap();
             let whole = kept(&values, wanted, From::Largest);

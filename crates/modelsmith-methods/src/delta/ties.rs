@@ -11,7 +11,11 @@ pub fn elect(vectors: &[Vec<f32>]) -> Vec<f32> {
     let sign = |sum: f64| f64::from(i8::from(sum > 0.0) - i8::from(sum < 0.0));
     let sum = |index: usize| vectors.iter().map(|vector| f64::from(vector[index])).sum();
     let signs: Vec<f64> = (0..length).map(|index| sign(sum(index))).collect();
-    let majority = if signs.iter().sum::<f64>() >= 0.0 { 1.0 } else { -1.0 };
+    let majority = if signs.iter().sum::<f64>() >= 0.0 {
+        1.0
+    } else {
+        -1.0
+    };
     signs
         .into_iter()
         .map(|sign| if sign == 0.0 { majority } else { sign as f32 })
@@ -21,7 +25,10 @@ pub fn elect(vectors: &[Vec<f32>]) -> Vec<f32> {
 /// The mean of the entries that have the elected sign, zeros left out; 0 where there is none.
 pub fn disjoint_mean(vectors: &[Vec<f32>], signs: &[f32]) -> Vec<f32> {
     let mean = |(index, sign): (usize, &f32)| {
-        let agreeing = vectors.iter().map(|vector| vector[index]).filter(|value| value * sign > 0.0);
+        let agreeing = vectors
+            .iter()
+            .map(|vector| vector[index])
+            .filter(|value| value * sign > 0.0);
         let (sum, count) = agreeing.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
         sum / count.max(1) as f32
     };

@@ -4,6 +4,7 @@ pub(crate) mod adapter;
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod data;
+pub(crate) mod delta;
 pub(crate) mod edit;
 pub(crate) mod eval;
 pub(crate) mod generate;
@@ -41,6 +42,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome {
         Name::Serve(flags) => flags.execute(&common, &output),
         Name::Adapter(flags) => flags.execute(&common, &output),
         Name::Edit(flags) => flags.execute(&common, &output),
+        Name::Delta(flags) => flags.execute(&output),
         Name::Inspect(flags) => flags.execute(&common, &output),
         Name::Methods(flags) => flags.execute(&output),
         Name::Schema(flags) => flags.execute(&output),

@@ -16,7 +16,9 @@ pub(super) struct Combination {
 impl Combination {
     /// `anchor + Σ c (x - anchor)`.
     pub(super) fn around(anchor: usize, coefficients: Vec<(usize, f64)>) -> Self {
-        let rest = coefficients.into_iter().filter(|(input, _)| *input != anchor);
+        let rest = coefficients
+            .into_iter()
+            .filter(|(input, _)| *input != anchor);
         Self {
             anchor: Some(anchor),
             coefficients: rest.map(|(input, c)| (input, c as f32)).collect(),
@@ -27,10 +29,15 @@ impl Combination {
     pub(super) fn of(coefficients: Vec<(usize, f64)>) -> Self {
         let sum: f64 = coefficients.iter().map(|(_, c)| c).sum();
         match coefficients.first() {
-            Some((first, _)) if (sum - 1.0).abs() < 1e-9 => Self::around(*first, coefficients.clone()),
+            Some((first, _)) if (sum - 1.0).abs() < 1e-9 => {
+                Self::around(*first, coefficients.clone())
+            }
             _ => Self {
                 anchor: None,
-                coefficients: coefficients.into_iter().map(|(input, c)| (input, c as f32)).collect(),
+                coefficients: coefficients
+                    .into_iter()
+                    .map(|(input, c)| (input, c as f32))
+                    .collect(),
             },
         }
     }
@@ -65,7 +72,9 @@ impl Blend for Combination {
 
 /// The weighted sum, or with `normalize` the weighted mean.
 pub(super) fn linear(job: &Job<'_>) -> Result<Combination> {
-    let weights: Vec<(usize, f64)> = (0..job.inputs.len()).map(|input| (input, job.of(input, "weight"))).collect();
+    let weights: Vec<(usize, f64)> = (0..job.inputs.len())
+        .map(|input| (input, job.of(input, "weight")))
+        .collect();
     let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
     if !job.flag("normalize") {
         return Ok(Combination::of(weights));
@@ -77,7 +86,9 @@ pub(super) fn linear(job: &Job<'_>) -> Result<Combination> {
         );
         return Err(Error::config("parameters.weight", problem));
     }
-    let normalized = weights.into_iter().map(|(input, weight)| (input, weight / sum));
+    let normalized = weights
+        .into_iter()
+        .map(|(input, weight)| (input, weight / sum));
     Ok(Combination::of(normalized.collect()))
 }
 

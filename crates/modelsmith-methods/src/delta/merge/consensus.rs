@@ -11,7 +11,9 @@
 
 use super::{Blend, Block, Job, Mask, Source, parameter_within};
 use crate::delta::magprune::{check_window, keep_probabilities};
-use crate::delta::select::{Border, From, HIGH_BUCKETS, LOW_BUCKETS, bucket, count_high, count_low};
+use crate::delta::select::{
+    Border, From, HIGH_BUCKETS, LOW_BUCKETS, bucket, count_high, count_low,
+};
 use crate::delta::sums::l1;
 use modelsmith_core::Result;
 use modelsmith_core::random::Counter;
@@ -40,8 +42,15 @@ struct Task {
 enum Keep {
     All,
     None,
-    Random { words: Counter, bound: u64 },
-    MagPrune { words: Counter, density: f64, epsilon: f64 },
+    Random {
+        words: Counter,
+        bound: u64,
+    },
+    MagPrune {
+        words: Counter,
+        density: f64,
+        epsilon: f64,
+    },
     /// What none of the cuts takes away, applied in order.
     Cut(Vec<Cut>),
 }
@@ -53,7 +62,12 @@ struct Cut {
     drop_far: bool,
 }
 
-pub(super) fn plan<S: Source>(mask: Mask, elect: bool, job: &Job<'_>, source: &S) -> Result<Consensus> {
+pub(super) fn plan<S: Source>(
+    mask: Mask,
+    elect: bool,
+    job: &Job<'_>,
+    source: &S,
+) -> Result<Consensus> {
     let mut plan = Consensus {
         base: job.base.unwrap_or(0),
         tasks: Vec::new(),
@@ -73,7 +87,12 @@ pub(super) fn plan<S: Source>(mask: Mask, elect: bool, job: &Job<'_>, source: &S
     if matches!(mask, Mask::Magnitude | Mask::Outliers) {
         find_borders(&mut plan, mask, job, source)?;
     }
-    if job.flag("rescale") && plan.tasks.iter().any(|task| !matches!(task.keep, Keep::All)) {
+    if job.flag("rescale")
+        && plan
+            .tasks
+            .iter()
+            .any(|task| !matches!(task.keep, Keep::All))
+    {
         find_rescale(&mut plan, source)?;
     }
     Ok(plan)
@@ -127,7 +146,12 @@ fn wanted(plan: &Consensus, mask: Mask, job: &Job<'_>, length: usize) -> Vec<Wan
         let kept = (job.of(*input, "density") * length as f64) as usize;
         let mut want = |entries: usize, from, drop_far| {
             let entries = entries as u64;
-            all.push(Wanted { task, entries, from, drop_far });
+            all.push(Wanted {
+                task,
+                entries,
+                from,
+                drop_far,
+            });
         };
         if mask == Mask::Magnitude {
             want(kept, From::Largest, false);
@@ -143,7 +167,12 @@ fn wanted(plan: &Consensus, mask: Mask, job: &Job<'_>, length: usize) -> Vec<Wan
     all
 }
 
-fn find_borders<S: Source>(plan: &mut Consensus, mask: Mask, job: &Job<'_>, source: &S) -> Result<()> {
+fn find_borders<S: Source>(
+    plan: &mut Consensus,
+    mask: Mask,
+    job: &Job<'_>,
+    source: &S,
+) -> Result<()> {
     let wanted = wanted(plan, mask, job, source.length());
     let base = plan.base;
     let inputs: Vec<usize> = plan.tasks.iter().map(|task| task.input).collect();
@@ -155,11 +184,20 @@ fn find_borders<S: Source>(plan: &mut Consensus, mask: Mask, job: &Job<'_>, sour
     })?;
     let buckets: Vec<(u32, u64)> = wanted
         .iter()
-        .map(|one| bucket(&high[one.task * HIGH_BUCKETS..][..HIGH_BUCKETS], one.entries, one.from))
+        .map(|one| {
+            bucket(
+                &high[one.task * HIGH_BUCKETS..][..HIGH_BUCKETS],
+                one.entries,
+                one.from,
+            )
+        })
         .collect();
     let low = source.tally(wanted.len() * LOW_BUCKETS, |block, counts| {
         block.subtract(base);
-        let parts = wanted.iter().zip(&buckets).zip(counts.chunks_mut(LOW_BUCKETS));
+        let parts = wanted
+            .iter()
+            .zip(&buckets)
+            .zip(counts.chunks_mut(LOW_BUCKETS));
         for ((one, (high, _)), counts) in parts {
             count_low(&block.inputs[inputs[one.task]], *high, counts);
         }
@@ -175,7 +213,8 @@ fn find_borders<S: Source>(plan: &mut Consensus, mask: Mask, job: &Job<'_>, sour
         .collect();
     let ties = source.sweep(|block| {
         block.subtract(base);
-        let count = |(one, border): (&Wanted, &Border)| border.count_ties(&block.inputs[inputs[one.task]]);
+        let count =
+            |(one, border): (&Wanted, &Border)| border.count_ties(&block.inputs[inputs[one.task]]);
         wanted.iter().zip(&borders).map(count).collect::<Vec<u64>>()
     })?;
     for (number, (one, border)) in wanted.iter().zip(borders).enumerate() {
@@ -185,7 +224,11 @@ fn find_borders<S: Source>(plan: &mut Consensus, mask: Mask, job: &Job<'_>, sour
             _ if one.entries == 0 && !one.drop_far => *keep = Keep::None,
             Keep::Cut(cuts) if one.entries > 0 => {
                 let drop_far = one.drop_far;
-                cuts.push(Cut { border, before, drop_far });
+                cuts.push(Cut {
+                    border,
+                    before,
+                    drop_far,
+                });
             }
             _ => {}
         }
@@ -239,7 +282,11 @@ impl Task {
                     *value = if kept { *value } else { 0.0 };
                 }
             }),
-            Keep::MagPrune { words, density, epsilon } => {
+            Keep::MagPrune {
+                words,
+                density,
+                epsilon,
+            } => {
                 let mut index = start as u64;
                 for row in delta.chunks_mut(columns) {
                     let probabilities = keep_probabilities(row, *density, *epsilon);
@@ -294,8 +341,14 @@ impl Consensus {
             let weights: f32 = deltas.iter().map(|(weight, _, _)| weight).sum();
             divisor.fill(if weights.abs() < 1e-8 { 1.0 } else { weights });
         }
-        for ((out, base), (total, divisor)) in out.iter_mut().zip(base).zip(total.iter().zip(&divisor)) {
-            let mixed = if self.normalize { total / divisor } else { *total };
+        for ((out, base), (total, divisor)) in
+            out.iter_mut().zip(base).zip(total.iter().zip(&divisor))
+        {
+            let mixed = if self.normalize {
+                total / divisor
+            } else {
+                *total
+            };
             *out = base + self.lambda * mixed;
         }
     }
@@ -308,7 +361,11 @@ impl Consensus {
         for (weight, _, delta) in deltas {
             let sums = total.iter_mut().zip(divisor.iter_mut());
             for ((total, divisor), (value, positive)) in sums.zip(delta.iter().zip(&positive)) {
-                let agrees = if *positive == 1 { *value > 0.0 } else { *value < 0.0 };
+                let agrees = if *positive == 1 {
+                    *value > 0.0
+                } else {
+                    *value < 0.0
+                };
                 *total += if agrees { *value } else { 0.0 };
                 *divisor += if agrees { *weight } else { 0.0 };
             }

@@ -41,7 +41,10 @@ pub(super) fn plan<S: Source>(rule: Rule, job: &Job<'_>, source: &S) -> Result<C
 }
 
 fn weights(job: &Job<'_>, vectors: &[usize]) -> Vec<f64> {
-    vectors.iter().map(|input| job.of(*input, "weight")).collect()
+    vectors
+        .iter()
+        .map(|input| job.of(*input, "weight"))
+        .collect()
 }
 
 fn normalized(job: &Job<'_>, vectors: &[usize]) -> Vec<f64> {
@@ -94,13 +97,23 @@ impl Gram {
 
     /// The inner product of two unit vectors; of a zero vector itself counts.
     fn cosine(&self, i: usize, j: usize) -> f64 {
-        let unit = |i| if self.norm(i) > EPSILON { self.norm(i) } else { 1.0 };
+        let unit = |i| {
+            if self.norm(i) > EPSILON {
+                self.norm(i)
+            } else {
+                1.0
+            }
+        };
         (self.products[i * self.count + j] / (unit(i) * unit(j))).clamp(-1.0, 1.0)
     }
 
     /// `⟨u_i, Σ c u⟩` over unit vectors.
     fn along(&self, i: usize, coefficients: &[f64]) -> f64 {
-        coefficients.iter().enumerate().map(|(j, c)| c * self.cosine(i, j)).sum()
+        coefficients
+            .iter()
+            .enumerate()
+            .map(|(j, c)| c * self.cosine(i, j))
+            .sum()
     }
 
     /// `|Σ c u|` over unit vectors.
@@ -129,13 +142,20 @@ fn slerp(gram: &Gram, t: f64) -> Vec<f64> {
 }
 
 fn arc(angle: f64, t: f64) -> Vec<f64> {
-    vec![((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin()]
+    vec![
+        ((1.0 - t) * angle).sin() / angle.sin(),
+        (t * angle).sin() / angle.sin(),
+    ]
 }
 
 /// SLERP with `t` from two weights, interpolating only where the angle vanishes.
 fn nuslerp(gram: &Gram, weights: &[f64]) -> Vec<f64> {
     let sum = weights[0] + weights[1];
-    let t = if sum.abs() < 1e-6 { 0.5 } else { weights[1] / sum };
+    let t = if sum.abs() < 1e-6 {
+        0.5
+    } else {
+        weights[1] / sum
+    };
     let angle = gram.cosine(0, 1).acos();
     match angle.sin().abs() < EPSILON {
         true => vec![1.0 - t, t],
@@ -151,15 +171,32 @@ fn multislerp(gram: &Gram, weights: &[f64], job: &Job<'_>) -> Result<Vec<f64>> {
         if (0..gram.count).all(|i| gram.norm(i) <= EPSILON) {
             return Ok(vec![0.0; gram.count]);
         }
-        let problem = format!("{}: the weighted directions of the models cancel out", job.place.name);
+        let problem = format!(
+            "{}: the weighted directions of the models cancel out",
+            job.place.name
+        );
         return Err(Error::Numeric(problem));
     }
     let mean: Vec<f64> = weights.iter().map(|weight| weight / length).collect();
-    let shared: f64 = (0..gram.count).map(|i| weights[i] * gram.along(i, &mean)).sum();
-    let tangent: Vec<f64> = weights.iter().zip(&mean).map(|(weight, mean)| weight - shared * mean).collect();
+    let shared: f64 = (0..gram.count)
+        .map(|i| weights[i] * gram.along(i, &mean))
+        .sum();
+    let tangent: Vec<f64> = weights
+        .iter()
+        .zip(&mean)
+        .map(|(weight, mean)| weight - shared * mean)
+        .collect();
     let angle = gram.length(&tangent);
-    let turn = if angle > EPSILON { angle.sin() / angle } else { 1.0 };
-    let direction: Vec<f64> = mean.iter().zip(&tangent).map(|(mean, tangent)| mean * angle.cos() + turn * tangent).collect();
+    let turn = if angle > EPSILON {
+        angle.sin() / angle
+    } else {
+        1.0
+    };
+    let direction: Vec<f64> = mean
+        .iter()
+        .zip(&tangent)
+        .map(|(mean, tangent)| mean * angle.cos() + turn * tangent)
+        .collect();
     let scale: f64 = (0..gram.count).map(|i| weights[i] * gram.norm(i)).sum();
     Ok(gram.on_vectors(&direction, scale))
 }
@@ -168,7 +205,10 @@ fn multislerp(gram: &Gram, weights: &[f64], job: &Job<'_>) -> Result<Vec<f64>> {
 fn karcher(gram: &Gram, iterations: usize, tolerance: f64) -> Vec<f64> {
     let present: Vec<bool> = (0..gram.count).map(|i| gram.norm(i) > EPSILON).collect();
     let count = present.iter().filter(|present| **present).count().max(1) as f64;
-    let alpha: Vec<f64> = present.iter().map(|present| if *present { 1.0 / count } else { 0.0 }).collect();
+    let alpha: Vec<f64> = present
+        .iter()
+        .map(|present| if *present { 1.0 / count } else { 0.0 })
+        .collect();
     let mut mean = scaled(&alpha, 1.0 / gram.length(&alpha).max(EPSILON));
     for _ in 0..iterations {
         let mut tangent = vec![0.0; gram.count];

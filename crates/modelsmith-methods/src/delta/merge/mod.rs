@@ -49,12 +49,17 @@ impl Job<'_> {
 
     fn of(&self, input: usize, name: &str) -> f64 {
         let values = self.inputs.get(input);
-        values.and_then(|values| values.get(name)).copied().unwrap_or(0.0)
+        values
+            .and_then(|values| values.get(name))
+            .copied()
+            .unwrap_or(0.0)
     }
 
     /// The inputs that are not the base.
     fn tasks(&self) -> Vec<usize> {
-        (0..self.inputs.len()).filter(|input| Some(*input) != self.base).collect()
+        (0..self.inputs.len())
+            .filter(|input| Some(*input) != self.base)
+            .collect()
     }
 }
 
@@ -101,7 +106,11 @@ pub trait Source: Sync {
     ///
     /// # Errors
     /// An input that cannot be read.
-    fn tally(&self, counters: usize, visit: impl Fn(&mut Block<'_>, &mut [u32]) + Sync) -> Result<Vec<u64>>;
+    fn tally(
+        &self,
+        counters: usize,
+        visit: impl Fn(&mut Block<'_>, &mut [u32]) + Sync,
+    ) -> Result<Vec<u64>>;
 }
 
 /// What is left of a method once the tensor has been looked at.
@@ -114,7 +123,10 @@ impl MergeMethod {
     /// Parts of a tensor must hold a multiple of this many entries.
     pub fn alignment(&self, place: &Place<'_>) -> usize {
         match self.rule {
-            Rule::Consensus { mask: Mask::MagPrune, .. } => place.matrix().1.max(1),
+            Rule::Consensus {
+                mask: Mask::MagPrune,
+                ..
+            } => place.matrix().1.max(1),
             _ => 1,
         }
     }

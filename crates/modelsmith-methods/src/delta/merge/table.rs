@@ -127,22 +127,43 @@ const fn flag(name: &'static str, default: bool, about: &'static str) -> Paramet
 
 const WEIGHT: Parameter = of_model("weight", None, "what the model counts");
 const DENSITY: Parameter = of_model("density", Some(1.0), "part of the task vector that is kept");
-const EPSILON: Parameter = of_model("epsilon", Some(0.15), "half the width of the window of probabilities around density");
-const GAMMA: Parameter = of_model("gamma", Some(0.01), "part of the largest entries that is dropped");
+const EPSILON: Parameter = of_model(
+    "epsilon",
+    Some(0.15),
+    "half the width of the window of probabilities around density",
+);
+const GAMMA: Parameter = of_model(
+    "gamma",
+    Some(0.01),
+    "part of the largest entries that is dropped",
+);
 const LAMBDA: Parameter = of_tensor("lambda", 1.0, "factor of the merged task vector");
-const INT8_MASK: Parameter = flag("int8_mask", false, "accepted, and changes nothing: masks take no memory here");
+const INT8_MASK: Parameter = flag(
+    "int8_mask",
+    false,
+    "accepted, and changes nothing: masks take no memory here",
+);
 
 const fn normalize(default: bool) -> Parameter {
     flag("normalize", default, "divide by the sum of the weights")
 }
 
 const fn rescale(default: bool) -> Parameter {
-    flag("rescale", default, "give masked task vectors their L1 norm back")
+    flag(
+        "rescale",
+        default,
+        "give masked task vectors their L1 norm back",
+    )
 }
 
 const NORMALIZE_WEIGHTS: Parameter = flag("normalize_weights", true, "let the weights sum to 1");
 
-const fn card(id: &'static str, title: &'static str, paper: &'static str, summary: &'static str) -> Card {
+const fn card(
+    id: &'static str,
+    title: &'static str,
+    paper: &'static str,
+    summary: &'static str,
+) -> Card {
     Card {
         id,
         number: None,
@@ -153,7 +174,12 @@ const fn card(id: &'static str, title: &'static str, paper: &'static str, summar
     }
 }
 
-const fn consensus(card: Card, mask: Mask, elect: bool, parameters: &'static [Parameter]) -> MergeMethod {
+const fn consensus(
+    card: Card,
+    mask: Mask,
+    elect: bool,
+    parameters: &'static [Parameter],
+) -> MergeMethod {
     MergeMethod {
         card,
         rule: Rule::Consensus { mask, elect },
@@ -164,7 +190,14 @@ const fn consensus(card: Card, mask: Mask, elect: bool, parameters: &'static [Pa
     }
 }
 
-const fn method(card: Card, rule: Rule, base: Base, fewest: usize, most: usize, parameters: &'static [Parameter]) -> MergeMethod {
+const fn method(
+    card: Card,
+    rule: Rule,
+    base: Base,
+    fewest: usize,
+    most: usize,
+    parameters: &'static [Parameter],
+) -> MergeMethod {
     MergeMethod {
         card,
         rule,
@@ -178,7 +211,12 @@ const fn method(card: Card, rule: Rule, base: Base, fewest: usize, most: usize, 
 /// All merge methods, in the order of listings.
 pub const TABLE: &[MergeMethod] = &[
     method(
-        card("linear", "Linear merge", "Wortsman et al. 2022, Model soups", "Weighted mean of checkpoints"),
+        card(
+            "linear",
+            "Linear merge",
+            "Wortsman et al. 2022, Model soups",
+            "Weighted mean of checkpoints",
+        ),
         Rule::Linear,
         Base::Unused,
         1,
@@ -186,63 +224,170 @@ pub const TABLE: &[MergeMethod] = &[
         &[WEIGHT, normalize(true)],
     ),
     consensus(
-        card("task_arithmetic", "Task arithmetic", "Ilharco et al. 2023, Editing Models with Task Arithmetic", "Base plus weighted differences from it"),
+        card(
+            "task_arithmetic",
+            "Task arithmetic",
+            "Ilharco et al. 2023, Editing Models with Task Arithmetic",
+            "Base plus weighted differences from it",
+        ),
         Mask::None,
         false,
         &[WEIGHT, LAMBDA, normalize(false), INT8_MASK],
     ),
     consensus(
-        card("ties", "TIES merge", "Yadav et al. 2023, TIES-Merging", "Largest entries of each difference, where their signs agree"),
+        card(
+            "ties",
+            "TIES merge",
+            "Yadav et al. 2023, TIES-Merging",
+            "Largest entries of each difference, where their signs agree",
+        ),
         Mask::Magnitude,
         true,
-        &[WEIGHT, DENSITY, LAMBDA, normalize(true), rescale(false), INT8_MASK],
+        &[
+            WEIGHT,
+            DENSITY,
+            LAMBDA,
+            normalize(true),
+            rescale(false),
+            INT8_MASK,
+        ],
     ),
     consensus(
-        card("dare_linear", "DARE merge", "Yu et al. 2024, Language Models are Super Mario", "Random entries of each difference, rescaled"),
+        card(
+            "dare_linear",
+            "DARE merge",
+            "Yu et al. 2024, Language Models are Super Mario",
+            "Random entries of each difference, rescaled",
+        ),
         Mask::Random,
         false,
-        &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        &[
+            WEIGHT,
+            DENSITY,
+            LAMBDA,
+            normalize(false),
+            rescale(true),
+            INT8_MASK,
+        ],
     ),
     consensus(
-        card("dare_ties", "DARE merge with elected signs", "Yu et al. 2024, Language Models are Super Mario", "Random entries of each difference, where their signs agree"),
+        card(
+            "dare_ties",
+            "DARE merge with elected signs",
+            "Yu et al. 2024, Language Models are Super Mario",
+            "Random entries of each difference, where their signs agree",
+        ),
         Mask::Random,
         true,
-        &[WEIGHT, DENSITY, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        &[
+            WEIGHT,
+            DENSITY,
+            LAMBDA,
+            normalize(false),
+            rescale(true),
+            INT8_MASK,
+        ],
     ),
     consensus(
-        card("della", "DELLA merge", "Deep et al. 2024, DELLA-Merging", "Random entries, large ones more often, where their signs agree"),
+        card(
+            "della",
+            "DELLA merge",
+            "Deep et al. 2024, DELLA-Merging",
+            "Random entries, large ones more often, where their signs agree",
+        ),
         Mask::MagPrune,
         true,
-        &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(true), rescale(true), INT8_MASK],
+        &[
+            WEIGHT,
+            DENSITY,
+            EPSILON,
+            LAMBDA,
+            normalize(true),
+            rescale(true),
+            INT8_MASK,
+        ],
     ),
     consensus(
-        card("della_linear", "DELLA merge without signs", "Deep et al. 2024, DELLA-Merging", "Random entries of each difference, large ones more often"),
+        card(
+            "della_linear",
+            "DELLA merge without signs",
+            "Deep et al. 2024, DELLA-Merging",
+            "Random entries of each difference, large ones more often",
+        ),
         Mask::MagPrune,
         false,
-        &[WEIGHT, DENSITY, EPSILON, LAMBDA, normalize(false), rescale(true), INT8_MASK],
+        &[
+            WEIGHT,
+            DENSITY,
+            EPSILON,
+            LAMBDA,
+            normalize(false),
+            rescale(true),
+            INT8_MASK,
+        ],
     ),
     consensus(
-        card("breadcrumbs", "Model breadcrumbs", "Davari and Belilovsky 2023, Model Breadcrumbs", "Differences without their smallest and largest entries"),
+        card(
+            "breadcrumbs",
+            "Model breadcrumbs",
+            "Davari and Belilovsky 2023, Model Breadcrumbs",
+            "Differences without their smallest and largest entries",
+        ),
         Mask::Outliers,
         false,
-        &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false), rescale(false), INT8_MASK],
+        &[
+            WEIGHT,
+            DENSITY,
+            GAMMA,
+            LAMBDA,
+            normalize(false),
+            rescale(false),
+            INT8_MASK,
+        ],
     ),
     consensus(
-        card("breadcrumbs_ties", "Model breadcrumbs with elected signs", "Davari and Belilovsky 2023, Model Breadcrumbs", "The same, where their signs agree"),
+        card(
+            "breadcrumbs_ties",
+            "Model breadcrumbs with elected signs",
+            "Davari and Belilovsky 2023, Model Breadcrumbs",
+            "The same, where their signs agree",
+        ),
         Mask::Outliers,
         true,
-        &[WEIGHT, DENSITY, GAMMA, LAMBDA, normalize(false), rescale(false), INT8_MASK],
+        &[
+            WEIGHT,
+            DENSITY,
+            GAMMA,
+            LAMBDA,
+            normalize(false),
+            rescale(false),
+            INT8_MASK,
+        ],
     ),
     method(
-        card("slerp", "SLERP", "Shoemake 1985, Animating rotation with quaternion curves", "On the arc from the base to one other model"),
+        card(
+            "slerp",
+            "SLERP",
+            "Shoemake 1985, Animating rotation with quaternion curves",
+            "On the arc from the base to one other model",
+        ),
         Rule::Slerp,
         Base::Needed,
         1,
         1,
-        &[of_tensor("t", 0.5, "how far along the arc, 0 the base, 1 the other")],
+        &[of_tensor(
+            "t",
+            0.5,
+            "how far along the arc, 0 the base, 1 the other",
+        )],
     ),
     method(
-        card("nuslerp", "SLERP by weights", "Shoemake 1985, Animating rotation with quaternion curves", "On the arc between two models, or between their differences from a base"),
+        card(
+            "nuslerp",
+            "SLERP by weights",
+            "Shoemake 1985, Animating rotation with quaternion curves",
+            "On the arc between two models, or between their differences from a base",
+        ),
         Rule::NuSlerp,
         Base::Possible,
         2,
@@ -250,7 +395,12 @@ pub const TABLE: &[MergeMethod] = &[
         &[WEIGHT],
     ),
     method(
-        card("multislerp", "SLERP of several models", "Goddard et al. 2024, Arcee's MergeKit", "Along the mean tangent at the mean direction"),
+        card(
+            "multislerp",
+            "SLERP of several models",
+            "Goddard et al. 2024, Arcee's MergeKit",
+            "Along the mean tangent at the mean direction",
+        ),
         Rule::MultiSlerp,
         Base::Possible,
         2,
@@ -258,7 +408,12 @@ pub const TABLE: &[MergeMethod] = &[
         &[WEIGHT, NORMALIZE_WEIGHTS],
     ),
     method(
-        card("karcher", "Karcher mean", "Karcher 1977, Riemannian center of mass", "The direction with the least squared angles to the models'"),
+        card(
+            "karcher",
+            "Karcher mean",
+            "Karcher 1977, Riemannian center of mass",
+            "The direction with the least squared angles to the models'",
+        ),
         Rule::Karcher,
         Base::Unused,
         2,
@@ -269,7 +424,12 @@ pub const TABLE: &[MergeMethod] = &[
         ],
     ),
     method(
-        card("model_stock", "Model stock", "Jang et al. 2024, Model Stock", "From the mean towards the base, by the angle between differences"),
+        card(
+            "model_stock",
+            "Model stock",
+            "Jang et al. 2024, Model Stock",
+            "From the mean towards the base, by the angle between differences",
+        ),
         Rule::ModelStock,
         Base::Needed,
         2,
@@ -277,7 +437,12 @@ pub const TABLE: &[MergeMethod] = &[
         &[],
     ),
     method(
-        card("passthrough", "Passthrough", "Goddard et al. 2024, Arcee's MergeKit", "Tensors as they are, for stacking layers"),
+        card(
+            "passthrough",
+            "Passthrough",
+            "Goddard et al. 2024, Arcee's MergeKit",
+            "Tensors as they are, for stacking layers",
+        ),
         Rule::Passthrough,
         Base::Unused,
         1,
@@ -291,10 +456,13 @@ pub const TABLE: &[MergeMethod] = &[
 /// # Errors
 /// An unknown name, with near ones.
 pub fn find(id: &str) -> Result<&'static MergeMethod> {
-    TABLE.iter().find(|method| method.card.id == id).ok_or_else(|| {
-        let near = suggest(id, TABLE.iter().map(|method| method.card.id));
-        Error::config("merge_method", format!("unknown method `{id}`; {near}"))
-    })
+    TABLE
+        .iter()
+        .find(|method| method.card.id == id)
+        .ok_or_else(|| {
+            let near = suggest(id, TABLE.iter().map(|method| method.card.id));
+            Error::config("merge_method", format!("unknown method `{id}`; {near}"))
+        })
 }
 
 /// The names of all parameters of all methods.
