@@ -220,6 +220,10 @@ fn faults_have_their_exit_codes_and_leave_nothing() {
     assert!(!bench.path("out").exists() && !bench.path(".out.merging").exists());
 }
 
+fn apply(bench: &Bench, file: &str, output: &str) {
+    bench.json(&["delta", "apply", file, "--base", "base", "--output", output]);
+}
+
 #[test]
 fn a_difference_goes_there_and_back() {
     let bench = three(2, 64);
@@ -229,8 +233,6 @@ fn a_difference_goes_there_and_back() {
         ];
         bench.json(&[&words[..], more].concat())
     };
-    let apply =
-        |file, output| bench.json(&["delta", "apply", file, "--base", "base", "--output", output]);
     let weights = |folder: &str| bench.path(folder).join("model.safetensors");
 
     let whole = extract(&[], "whole.safetensors");
@@ -238,7 +240,7 @@ fn a_difference_goes_there_and_back() {
         (whole["changed"].as_u64(), whole["edited"].as_u64()),
         (Some(4), Some(0))
     );
-    apply("whole.safetensors", "again");
+    apply(&bench, "whole.safetensors", "again");
     let diff = bench.json(&["delta", "diff", "a", "again"]);
     assert_eq!(diff["norm"], 0.0, "bf16 weights come back as they were");
     assert!(weights("again").exists());
@@ -253,7 +255,7 @@ fn a_difference_goes_there_and_back() {
         off(&more),
         off(&bits)
     );
-    apply("more.safetensors", "quantised");
+    apply(&bench, "more.safetensors", "quantised");
     let far = bench.json(&["delta", "diff", "a", "quantised"]);
     let moved = bench.json(&["delta", "diff", "a", "base"]);
     assert!(far["norm"].as_f64().unwrap() < 0.5 * moved["norm"].as_f64().unwrap());
@@ -271,7 +273,7 @@ fn a_difference_goes_there_and_back() {
         let shown = bench.json(&["delta", "show", file]);
         let entry = &shown["record"]["tensors"]["model.layers.0.mlp.up_proj.weight"];
         assert_eq!(entry["form"], form);
-        apply(file, &file.replace(".safetensors", "-out"));
+        apply(&bench, file, &file.replace(".safetensors", "-out"));
     }
 }
 

@@ -117,6 +117,7 @@ impl DType {
     }
 
     /// As [`encode`](Self::encode), into bytes of exactly the size that the values take.
+    #[inline(always)]
     pub fn encode_into(self, values: &[f32], bytes: &mut [u8]) -> Result<(), String> {
         let expected = values.len() * self.size();
         if bytes.len() != expected {
@@ -167,6 +168,7 @@ impl DType {
     ///
     /// # Errors
     /// Another type, or bytes that do not fit the values.
+    #[inline(always)]
     pub fn decode_into(self, bytes: &[u8], values: &mut [f32]) -> Result<(), String> {
         if bytes.len() != values.len() * self.size() {
             return Err(format!(
@@ -186,6 +188,7 @@ impl DType {
     }
 }
 
+#[inline(always)]
 fn encode_f32(values: &[f32], bytes: &mut [u8]) {
     if cfg!(target_endian = "little") {
         bytes.copy_from_slice(bytemuck::cast_slice(values));
@@ -214,6 +217,7 @@ fn encode_f16(values: &[f32], bytes: &mut [u8]) -> bool {
 
 /// Whether a finite value became infinite. Rounds in integers, which every processor does many
 /// at a time; NaNs keep their sign and leading digits, made quiet, as the half crate has it.
+#[inline(always)]
 fn encode_bf16(values: &[f32], bytes: &mut [u8]) -> bool {
     const INFINITE: u32 = 0x7f80_0000;
     let mut lost = false;
@@ -249,6 +253,7 @@ pub(super) fn decode(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(values)
 }
 
+#[inline(always)]
 fn decode_f32(bytes: &[u8], out: &mut [f32]) {
     if cfg!(target_endian = "little") {
         bytemuck::cast_slice_mut::<f32, u8>(out).copy_from_slice(bytes);
@@ -272,6 +277,7 @@ fn decode_f16(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
     for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
         *out = bf16::from_le_bytes(*bytes).to_f32();

@@ -80,7 +80,7 @@ impl<'a> Input<'a> {
     fn decode(&self, entries: &Range<usize>, values: &mut Vec<f32>) {
         values.resize(entries.len(), 0.0);
         let bytes = self.stored(entries.clone());
-        pulp::Arch::new().dispatch(|| {
+        modelsmith_methods::wide!({
             // Length and type were checked when the tensor was found.
             let decoded = self.dtype.decode_into(bytes, values);
             debug_assert!(decoded.is_ok());
@@ -89,12 +89,12 @@ impl<'a> Input<'a> {
 
     /// Refuses entries that are not finite.
     fn check_finite(&self, first: usize, values: &[f32]) -> Result<()> {
-        let worst = || {
+        let worst = modelsmith_methods::wide!({
             values
                 .iter()
                 .fold(0, |worst, value| size(*value).max(worst))
-        };
-        if pulp::Arch::new().dispatch(worst) < INFINITE {
+        });
+        if worst < INFINITE {
             return Ok(());
         }
         let index = values

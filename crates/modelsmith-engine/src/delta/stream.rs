@@ -203,7 +203,7 @@ fn blend_span(
             stack.check_finite(block)?;
             out.resize(block.inputs[0].len(), 0.0);
             blend.blend(block, out);
-            let encoded = pulp::Arch::new().dispatch(|| dtype.encode_into(out, bytes));
+            let encoded = modelsmith_methods::wide!(dtype.encode_into(out, bytes));
             encoded
                 .map_err(|problem| Error::Numeric(format!("tensor {}: {problem}", spec.name)))?;
             let entries = start..start + out.len();
@@ -228,7 +228,8 @@ fn blend_span(
 /// How written values differ from the reference's.
 fn effect(before: &[u8], stored: DType, after: &[u8], written: DType, values: &[f32]) -> Effect {
     let mut reference = vec![0.0; values.len()];
-    pulp::Arch::new().dispatch(|| {
+    let entries = values.len() as u64;
+    modelsmith_methods::wide!({
         // The reference was decoded once already; its type and length are right.
         let decoded = stored.decode_into(before, &mut reference);
         debug_assert!(decoded.is_ok());
@@ -242,15 +243,21 @@ fn effect(before: &[u8], stored: DType, after: &[u8], written: DType, values: &[
                 .sum(),
         };
         let (mut change, mut size) = ([0.0_f32; 16], [0.0_f32; 16]);
-        for (values, reference) in values.chunks(16).zip(reference.chunks(16)) {
-            for (lane, (a, b)) in values.iter().zip(reference).enumerate() {
-                change[lane] += (a - b) * (a - b);
-                size[lane] += b * b;
-            }
+        let mut add = |lane: usize, a: f32, b: f32| {
+            change[lane] += (a - b) * (a - b);
+            size[lane] += b * b;
+        };
+        let (values, rest) = values.as_chunks::<16>();
+        let (reference, before) = reference.as_chunks::<16>();
+        for (a, b) in values.iter().zip(reference) {
+            (0..16).for_each(|lane| add(lane, a[lane], b[lane]));
+        }
+        for (lane, (a, b)) in rest.iter().zip(before).enumerate() {
+            add(lane, *a, *b);
         }
         let sum = |lanes: [f32; 16]| lanes.into_iter().map(f64::from).sum();
         Effect {
-            entries: values.len() as u64,
+            entries,
             changed: u64::from(changed),
             change: sum(change),
             size: sum(size),

@@ -161,7 +161,7 @@ impl Operator for Dare {
 /// Multiplies each entry by `drop` with probability `p`, else by `keep`.
 fn mix(delta: &mut [f32], p: f64, drop: f32, keep: f32, words: Counter) {
     let bound = Counter::bound(p);
-    pulp::Arch::new().dispatch(|| {
+    crate::wide!({
         for (number, value) in (0_u64..).zip(delta.iter_mut()) {
             let dropped = u64::from(words.word(number)) < bound;
             *value *= if dropped { drop } else { keep };

@@ -23,6 +23,7 @@ mod scale;
 pub mod select;
 mod sums;
 pub mod ties;
+mod wide;
 
 pub use bitdelta::{BitDelta, Magnitudes};
 pub use drop::{Bias, Dare, Drop};
@@ -30,7 +31,11 @@ pub use encoded::Encoded;
 pub use low_rank::LowRank;
 pub use magnitude::Magnitude;
 pub use magprune::{Della, keep_probabilities};
+#[doc(hidden)]
+pub use pulp::Arch;
 pub use scale::Scale;
+#[doc(hidden)]
+pub use wide::Once;
 
 use modelsmith_core::Result;
 use modelsmith_core::error::Error;

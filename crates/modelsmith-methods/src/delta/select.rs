@@ -103,13 +103,13 @@ impl Border {
     /// Entries exactly on the border.
     pub fn count_ties(&self, values: &[f32]) -> u64 {
         let bits = self.bits;
-        let count = || {
+        let count = crate::wide!({
             values
                 .iter()
                 .map(|value| u32::from(size(*value) == bits))
                 .sum::<u32>()
-        };
-        u64::from(pulp::Arch::new().dispatch(count))
+        });
+        u64::from(count)
     }
 
     /// Sets entries of one part to zero: those on the far side, or all others. `before` is the number of ties in earlier
@@ -118,7 +118,7 @@ impl Border {
         let left = self.ties.saturating_sub(before);
         if left == 0 || left >= values.len() as u64 {
             let ties_are_far = left > 0;
-            pulp::Arch::new().dispatch(|| self.zero_alike(values, ties_are_far, far_side));
+            crate::wide!(self.zero_alike(values, ties_are_far, far_side));
             return;
         }
         let mut left = left;

@@ -349,23 +349,43 @@ fn options_out_of_range_are_refused() {
 /// weighted entries over the number of those that agree.
 #[test]
 fn pruning_and_voting_give_pefts_numbers() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../parity/deltas/peft.safetensors");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../parity/deltas/peft.safetensors"
+    );
     let file = modelsmith_core::files::Reader::open(path).unwrap();
     let weights = file.f32("weights").unwrap();
-    let tasks: Vec<Vec<f32>> = (0..3).map(|i| file.f32(&format!("task_{i}")).unwrap()).collect();
+    let tasks: Vec<Vec<f32>> = (0..3)
+        .map(|i| file.f32(&format!("task_{i}")).unwrap())
+        .collect();
     let weighted = |tasks: &[Vec<f32>]| -> Vec<Vec<f32>> {
-        let times = |(task, weight): (&Vec<f32>, &f32)| task.iter().map(|value| value * weight).collect();
+        let times =
+            |(task, weight): (&Vec<f32>, &f32)| task.iter().map(|value| value * weight).collect();
         tasks.iter().zip(&weights).map(times).collect()
     };
     let sum = |tasks: &[Vec<f32>]| -> Vec<f32> {
-        (0..tasks[0].len()).map(|i| tasks.iter().map(|task| task[i]).sum()).collect()
+        (0..tasks[0].len())
+            .map(|i| tasks.iter().map(|task| task[i]).sum())
+            .collect()
     };
-    near(&sum(&weighted(&tasks)), &file.f32("task_arithmetic").unwrap(), 1e-6);
+    near(
+        &sum(&weighted(&tasks)),
+        &file.f32("task_arithmetic").unwrap(),
+        1e-6,
+    );
     let mut trimmed = tasks;
     for task in &mut trimmed {
         Magnitude { density: 0.4 }.apply(&place(), task).unwrap();
     }
-    near(&sum(&weighted(&trimmed)), &file.f32("magnitude_prune").unwrap(), 1e-6);
+    near(
+        &sum(&weighted(&trimmed)),
+        &file.f32("magnitude_prune").unwrap(),
+        1e-6,
+    );
     let signs = ties::elect(&trimmed);
-    near(&ties::disjoint_mean(&weighted(&trimmed), &signs), &file.f32("ties").unwrap(), 1e-6);
+    near(
+        &ties::disjoint_mean(&weighted(&trimmed), &signs),
+        &file.f32("ties").unwrap(),
+        1e-6,
+    );
 }

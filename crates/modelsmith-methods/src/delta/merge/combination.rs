@@ -51,7 +51,7 @@ impl Blend for Combination {
             Some(anchor) => out.copy_from_slice(anchor),
             None => out.fill(0.0),
         }
-        pulp::Arch::new().dispatch(|| {
+        crate::wide!({
             for (input, c) in &self.coefficients {
                 match anchor {
                     Some(anchor) => {

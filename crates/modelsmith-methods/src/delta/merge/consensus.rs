@@ -174,6 +174,9 @@ fn find_borders<S: Source>(
     source: &S,
 ) -> Result<()> {
     let wanted = wanted(plan, mask, job, source.length());
+    if wanted.is_empty() {
+        return Ok(());
+    }
     let base = plan.base;
     let inputs: Vec<usize> = plan.tasks.iter().map(|task| task.input).collect();
     let high = source.tally(inputs.len() * HIGH_BUCKETS, |block, counts| {
@@ -276,7 +279,7 @@ impl Task {
         match &self.keep {
             Keep::All => {}
             Keep::None => delta.fill(0.0),
-            Keep::Random { words, bound } => pulp::Arch::new().dispatch(|| {
+            Keep::Random { words, bound } => crate::wide!({
                 for (index, value) in (start as u64..).zip(delta.iter_mut()) {
                     let kept = u64::from(words.word(index)) < *bound;
                     *value = if kept { *value } else { 0.0 };
@@ -316,7 +319,7 @@ impl Blend for Consensus {
             deltas.push((task.weight, task.rescale, delta));
         }
         let base = &block.inputs[self.base];
-        pulp::Arch::new().dispatch(|| self.sum(base, &mut deltas, out));
+        crate::wide!(self.sum(base, &mut deltas, out));
         for (task, (_, _, delta)) in self.tasks.iter().zip(deltas) {
             block.inputs[task.input] = delta;
         }
@@ -356,16 +359,12 @@ impl Consensus {
     /// Replaces the sums by those of the entries that have the sign of the sum, and counts their weights.
     #[inline(always)]
     fn agree(&self, total: &mut [f32], divisor: &mut [f32], deltas: &[(f32, f32, Vec<f32>)]) {
-        let positive: Vec<u32> = total.iter().map(|total| u32::from(*total >= 0.0)).collect();
+        let positive: Vec<bool> = total.iter().map(|total| *total >= 0.0).collect();
         total.fill(0.0);
         for (weight, _, delta) in deltas {
             let sums = total.iter_mut().zip(divisor.iter_mut());
             for ((total, divisor), (value, positive)) in sums.zip(delta.iter().zip(&positive)) {
-                let agrees = if *positive == 1 {
-                    *value > 0.0
-                } else {
-                    *value < 0.0
-                };
+                let agrees = (*value != 0.0) & ((*value > 0.0) == *positive);
                 *total += if agrees { *value } else { 0.0 };
                 *divisor += if agrees { *weight } else { 0.0 };
             }

@@ -80,7 +80,7 @@ impl Block<'_> {
         let kept = std::mem::take(&mut self.inputs[base]);
         for (number, input) in self.inputs.iter_mut().enumerate() {
             if number != base {
-                pulp::Arch::new().dispatch(|| {
+                crate::wide!({
                     for (value, base) in input.iter_mut().zip(&kept) {
                         *value -= base;
                     }
