@@ -16,6 +16,9 @@ pub use super::header::{
 use super::kind::{plain_file, refused_by_name, shown};
 use crate::error::{Error, Result, suggest};
 
+/// Bytes that the system maps at most around a page that is touched (Linux: `fault_around_bytes`).
+const AROUND: usize = 1 << 16;
+
 /// One tensor of a file or of memory: what it is called, what it is, and its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View<'a> {
@@ -205,16 +208,20 @@ impl Reader {
     }
 
     /// Gives back the memory that a part of a tensor's bytes takes in this process; it is mapped
-    /// again when it is read again. Pages of neighbours on the same page go with it.
+    /// again when it is read again. Some pages of its neighbours go with it.
     pub fn release(&self, name: &str, part: Range<usize>) {
         let Some((map, begin, length)) = self.mapped(name, &part) else {
             return;
         };
+        // A touched page brings those around it, which would stay when only the tensor's own went.
+        let first = begin.saturating_sub(AROUND);
+        let last = (begin + length + AROUND).min(map.len());
         // SAFETY: the map is read-only and backed by the file, so a page that is dropped holds
         // the same bytes when it is touched again; no borrow sees a difference.
         #[allow(unsafe_code)]
         // What is not given back costs memory, and changes nothing else.
-        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, begin, length) };
+        let _ =
+            unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, first, last - first) };
     }
 
     /// The map and the place in it of a part of a tensor's bytes.

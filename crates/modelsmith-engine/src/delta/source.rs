@@ -165,10 +165,8 @@ impl<'a> Stack<'a> {
 
     /// Refuses a part with values that are not finite.
     pub(crate) fn check_finite(&self, block: &Block<'_>) -> Result<()> {
-        let pairs = self.inputs.iter().zip(block.inputs.iter());
-        pairs
-            .into_iter()
-            .try_for_each(|(input, values)| input.check_finite(block.start, values))
+        let mut pairs = self.inputs.iter().zip(block.inputs.iter());
+        pairs.try_for_each(|(input, values)| input.check_finite(block.start, values))
     }
 
     /// Gives the pages of a span back.

@@ -264,14 +264,13 @@ fn what_another_merge_left_is_not_gone_on_with() {
     drop(armed);
     options.seed += 1;
     assert_eq!(run_in(&options, PART).unwrap().kept_files, 0);
-    let hidden = fs::read_dir(bench.dir.path()).unwrap();
-    assert!(!hidden.into_iter().any(|entry| {
-        entry
-            .unwrap()
-            .file_name()
-            .to_string_lossy()
-            .starts_with('.')
-    }));
+    let names = fs::read_dir(bench.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = names
+        .filter(|name| name.to_string_lossy().starts_with('.'))
+        .collect();
+    assert!(hidden.is_empty(), "{hidden:?}");
 }
 
 #[test]

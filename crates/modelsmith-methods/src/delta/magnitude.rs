@@ -1,6 +1,6 @@
 //! Magnitude pruning: the largest entries of a difference are kept, the others set to zero, nothing is rescaled.
 
-use super::select::{Border, From};
+use super::select::{Border, End};
 use super::{Operator, Place, within};
 use modelsmith_core::Result;
 use modelsmith_core::method::{Card, Family, Method};
@@ -50,7 +50,7 @@ impl Operator for Magnitude {
 
 /// Keeps the `count` largest magnitudes; of equal ones the first.
 pub(super) fn trim(delta: &mut [f32], count: usize) {
-    match Border::of(delta, count, From::Largest) {
+    match Border::of(delta, count, End::Largest) {
         Some(border) => border.zero(delta, 0, false),
         None => delta.fill(0.0),
     }

@@ -46,7 +46,7 @@ pub struct Border {
 
 /// From which end entries are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum End {
     /// From the largest magnitude down.
     Largest,
     /// From the smallest magnitude up.
@@ -54,12 +54,12 @@ pub enum From {
 }
 
 /// The bucket in which the entry number `wanted` (from 1) lies, and how many are needed of it.
-pub fn bucket(counts: &[u64], wanted: u64, from: From) -> (u32, u64) {
+pub fn bucket(counts: &[u64], wanted: u64, from: End) -> (u32, u64) {
     let mut left = wanted;
     let mut last = 0;
     let order: Box<dyn Iterator<Item = usize>> = match from {
-        From::Largest => Box::new((0..counts.len()).rev()),
-        From::Smallest => Box::new(0..counts.len()),
+        End::Largest => Box::new((0..counts.len()).rev()),
+        End::Smallest => Box::new(0..counts.len()),
     };
     for index in order {
         let found = counts[index];
@@ -77,16 +77,16 @@ pub fn bucket(counts: &[u64], wanted: u64, from: From) -> (u32, u64) {
 
 impl Border {
     /// The border from its two buckets.
-    pub fn new(high: u32, low: u32, ties: u64, from: From) -> Self {
+    pub fn new(high: u32, low: u32, ties: u64, from: End) -> Self {
         Self {
             bits: high << LOW | low,
             ties,
-            above: from == From::Largest,
+            above: from == End::Largest,
         }
     }
 
     /// The border around the first `wanted` entries of a tensor that is in memory; `None` for no entry.
-    pub fn of(values: &[f32], wanted: usize, from: From) -> Option<Self> {
+    pub fn of(values: &[f32], wanted: usize, from: End) -> Option<Self> {
         if wanted == 0 || values.is_empty() {
             return None;
         }
@@ -164,7 +164,7 @@ impl Border {
 mod tests {
     use super::*;
 
-    fn kept(values: &[f32], wanted: usize, from: From) -> Vec<f32> {
+    fn kept(values: &[f32], wanted: usize, from: End) -> Vec<f32> {
         let mut values = values.to_vec();
         match Border::of(&values, wanted, from) {
             Some(border) => border.zero(&mut values, 0, false),
@@ -177,17 +177,17 @@ mod tests {
     fn the_largest_and_the_smallest_are_found_with_ties_in_order() {
         let values = [0.5, -2.0, 0.5, 3.0, -0.5, 0.0];
         assert_eq!(
-            kept(&values, 3, From::Largest),
+            kept(&values, 3, End::Largest),
             [0.5, -2.0, 0.0, 3.0, 0.0, 0.0]
         );
         assert_eq!(
-            kept(&values, 4, From::Largest),
+            kept(&values, 4, End::Largest),
             [0.5, -2.0, 0.5, 3.0, 0.0, 0.0]
         );
-        assert_eq!(kept(&values, 0, From::Largest), [0.0; 6]);
-        assert_eq!(kept(&values, 6, From::Largest), values);
+        assert_eq!(kept(&values, 0, End::Largest), [0.0; 6]);
+        assert_eq!(kept(&values, 6, End::Largest), values);
         assert_eq!(
-            kept(&values, 2, From::Smallest),
+            kept(&values, 2, End::Smallest),
             [0.5, 0.0, 0.0, 0.0, 0.0, 0.0]
         );
     }
@@ -198,8 +198,8 @@ mod tests {
             .map(|i| ((i * 37 % 23) as f32 - 11.0) / 8.0)
             .collect();
         for wanted in [1, 10, 333, 999, 1000] {
-            let border = Border::of(&values, wanted, From::Largest).unwrap();
-            let whole = kept(&values, wanted, From::Largest);
+            let border = Border::of(&values, wanted, End::Largest).unwrap();
+            let whole = kept(&values, wanted, End::Largest);
             let (mut parts, mut before) = (values.clone(), 0);
             for part in parts.chunks_mut(7) {
                 let ties = border.count_ties(part);

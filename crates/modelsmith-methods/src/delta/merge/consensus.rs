@@ -11,9 +11,7 @@
 
 use super::{Blend, Block, Job, Mask, Source, parameter_within};
 use crate::delta::magprune::{check_window, keep_probabilities};
-use crate::delta::select::{
-    Border, From, HIGH_BUCKETS, LOW_BUCKETS, bucket, count_high, count_low,
-};
+use crate::delta::select::{Border, End, HIGH_BUCKETS, LOW_BUCKETS, bucket, count_high, count_low};
 use crate::delta::sums::l1;
 use modelsmith_core::Result;
 use modelsmith_core::random::Counter;
@@ -134,7 +132,7 @@ fn keep(mask: Mask, job: &Job<'_>, input: usize) -> Result<Keep> {
 struct Wanted {
     task: usize,
     entries: u64,
-    from: From,
+    from: End,
     drop_far: bool,
 }
 
@@ -154,14 +152,14 @@ fn wanted(plan: &Consensus, mask: Mask, job: &Job<'_>, length: usize) -> Vec<Wan
             });
         };
         if mask == Mask::Magnitude {
-            want(kept, From::Largest, false);
+            want(kept, End::Largest, false);
         } else {
             let top = (job.of(*input, "gamma") * length as f64) as usize;
             // Where both do not fit, fewer of the largest are dropped.
             let top = top.min(length - kept);
             // The upper border first: of equal magnitudes the last go there, the first below.
-            want(length - top, From::Smallest, false);
-            want(length - kept - top, From::Smallest, true);
+            want(length - top, End::Smallest, false);
+            want(length - kept - top, End::Smallest, true);
         }
     }
     all
