@@ -209,7 +209,7 @@ fn blend_span(
             let entries = start..start + out.len();
             let input = &stack.inputs()[reference];
             Ok(effect(
-                &input.stored(entries),
+                input.stored(entries),
                 input.dtype(),
                 bytes,
                 dtype,

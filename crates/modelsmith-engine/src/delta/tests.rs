@@ -345,7 +345,7 @@ fn faults_of_models_are_named_before_anything_is_written() {
     let (code, message) = bench.refusal(&text);
     assert!(code == 3 && message.contains("broken"), "{message}");
 
-    let mut spoiled = whole.clone();
+    let mut spoiled = whole;
     let end = spoiled.len();
     spoiled[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&file, &spoiled).unwrap();
