@@ -347,6 +347,10 @@ fn feedback_is_followed_or_not_and_others_stay() {
     for arms in [
         [r#"{ name = "copy" }"#, r#"{ name = "none" }"#],
         [
+            r#"{ name = "rit", random = true }"#,
+            r#"{ name = "rit", form = "plain" }"#,
+        ],
+        [
             r#"{ name = "rit", neighbours = 1, order = "nearest_last" }"#,
             r#"{ name = "tuned", steps = 2, batch_size = 4 }"#,
         ],

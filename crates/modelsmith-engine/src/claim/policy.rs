@@ -12,8 +12,8 @@ use super::measured::{ByTest, Kind, Seen, Subject, at_least_one, options};
 use super::toxicity::unknown;
 use super::tuned::{self, Tuning};
 use crate::edit::rit::{
-    Answer, Engine, HostSpeaker, Lexicon, Order, Revision, Settings, Speaker, Store, TermEmbedder,
-    Wording, polarity_right_negation_aware,
+    Answer, Engine, Filter, Form, Hit, HostSpeaker, Lexicon, Order, Revision, Settings, Speaker,
+    Store, TermEmbedder, Wording, polarity_right_negation_aware,
 };
 use crate::model::{Model, ModelOptions};
 use crate::recipe::Named;
@@ -37,8 +37,9 @@ const EPISODES: usize = 3;
 /// Of the texts of all other kinds, one in so many is asked about.
 const STRIDE: usize = 4;
 
-/// Texts on which feedback is given. Arms: `none`, `rit` (options: `neighbours`, `order`, and
-/// `half_turned`, with which every other answer of the store says the opposite), `copy` (the nearest revision's answer), `tuned` (on
+/// Texts on which feedback is given. Arms: `none`, `rit` (options: `neighbours`, `order`, `form`,
+/// `half_turned`, with which every other answer of the store says the opposite, and `random`, with which revisions drawn
+/// at random stand in the place of the nearest), `copy` (the nearest revision's answer), `tuned` (on
 /// the feedback). Tests: `followed` (1 where a text of the changed kinds is answered by the new policy), `kept` (1 where
 /// a text of another kind is answered as by the model alone), `kept_apart` (the same, and 1 where a revision was near),
 /// `right` (1 where such a text is answered by the old policy).
@@ -75,7 +76,9 @@ impl Default for Policy {
 struct Retrieval {
     neighbours: usize,
     order: Order,
+    form: Form,
     half_turned: bool,
+    random: bool,
 }
 
 impl Default for Retrieval {
@@ -84,7 +87,9 @@ impl Default for Retrieval {
         Self {
             neighbours: settings.neighbours,
             order: settings.wording.order,
+            form: settings.wording.form,
             half_turned: false,
+            random: false,
         }
     }
 }
@@ -219,6 +224,7 @@ impl World {
             threshold: self.threshold,
             wording: Wording {
                 order: retrieval.order,
+                form: retrieval.form,
                 ..Wording::default()
             },
             ..Settings::default()
@@ -270,6 +276,9 @@ impl World {
         let ask = |rows: &[Row]| -> Result<Vec<Answer>> {
             let texts: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
             let mut answers = engine.answer(&speaker, &texts, "")?;
+            if retrieval.random {
+                behind_random(&engine, &speaker, &texts, &mut answers)?;
+            }
             if copied {
                 for (answer, text) in answers.iter_mut().zip(texts) {
                     if let Some(copy) = engine.copied(text, "")? {
@@ -401,6 +410,36 @@ impl Subject for World {
             scores: self.by_test(&parts, &answers),
         })
     }
+}
+
+/// Asks again where there was a revision, behind as many drawn at random.
+fn behind_random(
+    engine: &Engine<'_>,
+    speaker: &HostSpeaker<'_>,
+    texts: &[&str],
+    answers: &mut [Answer],
+) -> Result<()> {
+    let all = engine.store().list(Filter::default());
+    let all: Vec<u64> = all.map(|revision| revision.id).collect();
+    let mut stream = Stream::new(0, "claim/policy/random");
+    let mut drawn = |_: &Hit| Hit {
+        id: all[stream.below(all.len())],
+        similarity: 0.0,
+    };
+    let asked: Vec<usize> = (0..texts.len())
+        .filter(|at| !answers[*at].hits.is_empty())
+        .collect();
+    let prompts: Vec<String> = asked
+        .iter()
+        .map(|at| {
+            let hits: Vec<Hit> = answers[*at].hits.iter().map(&mut drawn).collect();
+            engine.prompt(texts[*at], &hits)
+        })
+        .collect();
+    for (at, text) in asked.into_iter().zip(speaker.speak(&prompts)?) {
+        answers[at].text = text;
+    }
+    Ok(())
 }
 
 /// The folder that the run made first begins from.
