@@ -15,29 +15,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "parity"))
+import llama  # noqa: E402
+
 LAYERS, WIDTH, HIDDEN, WORDS = 36, 1024, 2816, 32000
-CONFIG = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=WIDTH, intermediate_size=HIDDEN, num_hidden_layers=LAYERS,
-              num_attention_heads=16, num_key_value_heads=16, vocab_size=WORDS, torch_dtype="bfloat16", max_position_embeddings=2048,
-              rms_norm_eps=1e-5, tie_word_embeddings=False, hidden_act="silu")
-
-
-def shapes():
-    yield "model.embed_tokens.weight", (WORDS, WIDTH)
-    for layer in range(LAYERS):
-        at = f"model.layers.{layer}."
-        for name in "qkvo":
-            yield f"{at}self_attn.{name}_proj.weight", (WIDTH, WIDTH)
-        yield f"{at}mlp.gate_proj.weight", (HIDDEN, WIDTH)
-        yield f"{at}mlp.up_proj.weight", (HIDDEN, WIDTH)
-        yield f"{at}mlp.down_proj.weight", (WIDTH, HIDDEN)
-        yield f"{at}input_layernorm.weight", (WIDTH,)
-        yield f"{at}post_attention_layernorm.weight", (WIDTH,)
-    yield "model.norm.weight", (WIDTH,)
-    yield "lm_head.weight", (WORDS, WIDTH)
+CONFIG = llama.config(LAYERS, WIDTH, HIDDEN, WORDS, heads=16, positions=2048, dtype="bfloat16")
 
 
 def tensors(number):
-    for index, (name, shape) in enumerate(shapes()):
+    for index, (name, shape) in enumerate(llama.shapes(LAYERS, WIDTH, HIDDEN, WORDS)):
         base = torch.randn(shape, generator=torch.Generator().manual_seed(index)) * 0.02
         if number:
             base += torch.randn(shape, generator=torch.Generator().manual_seed(1000 * number + index)) * 0.001

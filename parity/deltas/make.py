@@ -19,31 +19,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import llama  # noqa: E402
+
 HERE = Path(__file__).resolve().parent
 LAYERS, WIDTH, HIDDEN, WORDS = 2, 8, 12, 16
-CONFIG = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=WIDTH, intermediate_size=HIDDEN,
-              num_hidden_layers=LAYERS, num_attention_heads=2, num_key_value_heads=2, vocab_size=WORDS, torch_dtype="float32",
-              max_position_embeddings=32, rms_norm_eps=1e-5, tie_word_embeddings=False, hidden_act="silu")
-
-
-def shapes():
-    yield "model.embed_tokens.weight", (WORDS, WIDTH)
-    for layer in range(LAYERS):
-        at = f"model.layers.{layer}."
-        for name in "qkvo":
-            yield f"{at}self_attn.{name}_proj.weight", (WIDTH, WIDTH)
-        yield f"{at}mlp.gate_proj.weight", (HIDDEN, WIDTH)
-        yield f"{at}mlp.up_proj.weight", (HIDDEN, WIDTH)
-        yield f"{at}mlp.down_proj.weight", (WIDTH, HIDDEN)
-        yield f"{at}input_layernorm.weight", (WIDTH,)
-        yield f"{at}post_attention_layernorm.weight", (WIDTH,)
-    yield "model.norm.weight", (WIDTH,)
-    yield "lm_head.weight", (WORDS, WIDTH)
+CONFIG = llama.config(LAYERS, WIDTH, HIDDEN, WORDS, heads=2, positions=32, dtype="float32")
 
 
 def models():
     generator = torch.Generator().manual_seed(16)
-    base = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes()}
+    base = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in llama.shapes(LAYERS, WIDTH, HIDDEN, WORDS)}
     yield "base", base
     for name in "abc":
         yield name, {key: value + torch.randn(value.shape, generator=generator) * 0.02 for key, value in base.items()}

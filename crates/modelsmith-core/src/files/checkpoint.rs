@@ -143,30 +143,26 @@ impl Checkpoint {
 
     /// Type, shape and place of a tensor; an unknown name is an error with near names.
     pub fn info(&self, name: &str) -> Result<&TensorInfo> {
-        self.shard(name)?.info(name)
+        self.shard_of(name)?.info(name)
     }
 
     /// A tensor's bytes as stored.
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
-        self.shard(name)?.bytes(name)
+        self.shard_of(name)?.bytes(name)
     }
 
     /// A tensor with its description, as stored.
     pub fn view<'a>(&'a self, name: &str) -> Result<View<'a>> {
-        self.shard(name)?.view(name)
+        self.shard_of(name)?.view(name)
     }
 
     /// A tensor's elements as `f32`, row-major; see [`Reader::f32`].
     pub fn f32(&self, name: &str) -> Result<Vec<f32>> {
-        self.shard(name)?.f32(name)
+        self.shard_of(name)?.f32(name)
     }
 
     /// The file that holds a tensor; an unknown name is an error with near names.
     pub fn shard_of(&self, name: &str) -> Result<&Reader> {
-        self.shard(name)
-    }
-
-    fn shard(&self, name: &str) -> Result<&Reader> {
         let shard = self.owner.get(name).ok_or_else(|| {
             let near = suggest(name, self.names());
             Error::file(&self.root, format!("no tensor {}; {near}", shown(name)))

@@ -5,12 +5,12 @@
 //! `begin = false` that token is left out, as models of GPT-2's kind have none.
 
 use super::arms::Bench;
-use super::edits::losses;
+use super::edits::{losses, numbers};
 use super::file::{Arm, Experiment, Metric};
 use super::items::Scores;
 use super::measured::{ByTest, Kind, Seen, Subject, at_least_one, no_first};
 use crate::edit::measure::{Query, Scored, forced};
-use crate::edit::{Action, Editor, Guard, Statement, Step, tokens};
+use crate::edit::{Action, Editor, Guard, Statement, tokens};
 use crate::recipe::Named;
 use crate::{adapter_folder, memory, registry};
 use modelsmith_core::error::{Error, Result};
@@ -318,7 +318,7 @@ impl Subject for World {
             let begun = Instant::now();
             let step = editor.edit(std::slice::from_ref(&statement))?;
             seconds += begun.elapsed().as_secs_f64();
-            changed = changed.max(numbers(&editor, &step));
+            changed = changed.max(numbers(&editor.host, &step.figures.norms));
             let context = &contexts[stream.below(contexts.len())];
             let norm = step.figures.norms.iter().map(|(_, by, _)| by * by);
             let norm = norm.sum::<f64>().sqrt();
@@ -332,16 +332,6 @@ impl Subject for World {
             scores: self.by_test(&rows),
         })
     }
-}
-
-/// Numbers in the weights that a step changes.
-fn numbers(editor: &Editor, step: &Step) -> u64 {
-    use modelsmith_core::host::Host;
-    let of = |name: &String| {
-        let found = editor.host.weight(name);
-        found.map_or(0, |one| one.shape.iter().product::<usize>() as u64)
-    };
-    step.figures.norms.iter().map(|(name, ..)| of(name)).sum()
 }
 
 /// Beginnings of texts, `{}` for the prompt: the editor's own, or those of other texts where it has none.

@@ -188,10 +188,6 @@ fn weights(
     let statements: Vec<Statement> = facts.requests.iter().map(Statement::from).collect();
     let made = edit::run(&asked, &statements, bench.stop, &mut |_| {})?;
     let opened = EditFolder::open(&folder)?;
-    let numbers = |(weight, ..): &(String, f64, f64)| {
-        let found = base.host.weight(weight);
-        found.map_or(0, |one| one.shape.iter().product::<usize>() as u64)
-    };
     let host = edit::edited(&opened, None, None, &base.device)?;
     let model = Scored {
         host: &host,
@@ -200,7 +196,7 @@ fn weights(
     Ok(Seen {
         seconds: made.seconds,
         peak_memory: memory::peak_resident(),
-        changed: made.norms.iter().map(numbers).sum(),
+        changed: numbers(&base.host, &made.norms),
         scores: measured(&model, facts)?,
     })
 }
@@ -348,6 +344,15 @@ fn value(record: &Record, protocol: Protocol, key: &str) -> Result<f64> {
     let of = record.scores.get(&protocol);
     let found = of.and_then(|scores| scores.get(key)).copied();
     found.ok_or_else(|| Error::Failed(format!("request {} has no score {key}", record.id)))
+}
+
+/// Numbers in the weights of which norms are told.
+pub(super) fn numbers(host: &Transformer, norms: &[(String, f64, f64)]) -> u64 {
+    let of = |(weight, ..): &(String, f64, f64)| {
+        let found = host.weight(weight);
+        found.map_or(0, |one| one.shape.iter().product::<usize>() as u64)
+    };
+    norms.iter().map(of).sum()
 }
 
 /// Mean loss a token of each text in tokens.

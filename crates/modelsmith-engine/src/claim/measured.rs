@@ -16,7 +16,7 @@ use modelsmith_core::files::{atomic_json, read_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Scores by test.
 pub(super) type ByTest = BTreeMap<String, Scores>;
@@ -109,13 +109,14 @@ pub(super) fn run(
         .map(|(test, metric)| figure(test, *metric, std::slice::from_ref(&alone[test])))
         .collect();
     report.steps = subject.count() as u64;
-    for (test, scores) in &alone {
-        report
-            .data
-            .entry("train".into())
-            .or_insert_with(|| scores.data_hash.clone());
-        report.data.insert(test.clone(), scores.data_hash.clone());
-    }
+    // All tests of a kind are about the same items, and so is what is written.
+    let named = ["train".to_owned()]
+        .into_iter()
+        .chain(alone.keys().cloned());
+    let hash = alone.values().next().map(|scores| scores.data_hash.clone());
+    report.data = named
+        .zip(std::iter::repeat(hash.unwrap_or_default()))
+        .collect();
     for expectation in &experiment.expect {
         let key = format!("{claim}/{}", report.id);
         report.comparisons.push(compare(expectation, &arms, &key)?);
@@ -180,7 +181,7 @@ fn made(
     folder: &Path,
 ) -> Result<Seen> {
     let label = format!("{}: {}, seed {seed}", bench.experiment.id, arm.id);
-    let path: PathBuf = folder.join("scores.json");
+    let path = folder.join("scores.json");
     if path.is_file() {
         (bench.say)(&format!("{label}: finished before"));
         return read_json(path);

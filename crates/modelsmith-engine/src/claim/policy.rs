@@ -7,6 +7,7 @@
 
 use super::arms::Bench;
 use super::file::{Arm, Experiment, Metric};
+use super::house_data::write_rows;
 use super::items::Scores;
 use super::measured::{ByTest, Kind, Seen, Subject, at_least_one, options};
 use super::toxicity::unknown;
@@ -19,7 +20,6 @@ use crate::model::{Model, ModelOptions};
 use crate::recipe::Named;
 use crate::{adapter_folder, memory};
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::files::atomic_bytes;
 use modelsmith_core::random::Stream;
 use modelsmith_data::read::{ReadOptions, Source};
 use modelsmith_data::{DataConfig, Tokenizer};
@@ -184,9 +184,9 @@ impl World {
             .partition(|row| policy.changed.contains(&row.kind));
         let data = bench.places.data.clone();
         // The tokenizer is the untuned model's; the episodes are its tokens.
-        let base = base_of(bench, &policy.host)?;
+        let base = tuned::base(bench, &policy.host)?;
         let tokenizer = Tokenizer::load(&base)?;
-        write(&data.join("episodes.jsonl"), &episodes(&tokenizer, &known)?)?;
+        write_rows(&data.join("episodes.jsonl"), episodes(&tokenizer, &known)?)?;
         let folder = tuned::first(bench, &policy.host)?;
         let mut world = Self {
             policy: policy.clone(),
@@ -313,7 +313,7 @@ impl World {
         };
         let path = folder.join("feedback.jsonl");
         let rows = parts.feedback.iter().map(row);
-        write(&path, &rows.collect::<Result<Vec<_>>>()?)?;
+        write_rows(&path, rows.collect::<Result<Vec<_>>>()?)?;
         let (output, count) = tuning.run(bench, (&self.folder, &path), seed, folder)?;
         let model = open(bench, &output)?;
         let answers = Answers {
@@ -442,20 +442,6 @@ fn behind_random(
     Ok(())
 }
 
-/// The folder that the run made first begins from.
-fn base_of(bench: &Bench, id: &str) -> Result<PathBuf> {
-    let first = bench.experiment.first.iter().find(|first| first.id == id);
-    let path = first.and_then(|first| first.recipe.get("host")?["path"].as_str());
-    match path {
-        Some(path) => bench.path(Path::new(path)),
-        None => {
-            let problem =
-                format!("names the run `{id}`; there is no [[first]] of that id with a host");
-            Err(Error::config("policy.host", problem))
-        }
-    }
-}
-
 fn open(bench: &Bench, folder: &Path) -> Result<Model> {
     Model::load(&ModelOptions {
         host: Some(folder.to_path_buf()),
@@ -507,7 +493,7 @@ fn revision(row: &Row) -> Revision {
 }
 
 /// A row of tokens of which the answer counts.
-fn tokens(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<String> {
+fn tokens(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<Value> {
     let mut ids = tokenizer.encode(prompt, true)?;
     let mut labels = vec![-100_i64; ids.len()];
     let own = tokenizer.encode(answer, false)?;
@@ -515,11 +501,11 @@ fn tokens(tokenizer: &Tokenizer, prompt: &str, answer: &str) -> Result<String> {
         ids.push(id);
         labels.push(i64::from(id));
     }
-    Ok(json!({"input_ids": ids, "labels": labels}).to_string())
+    Ok(json!({"input_ids": ids, "labels": labels}))
 }
 
 /// Questions alone, and questions behind one of their kind whose answer, and theirs, may be turned around.
-fn episodes(tokenizer: &Tokenizer, rows: &[Row]) -> Result<Vec<String>> {
+fn episodes(tokenizer: &Tokenizer, rows: &[Row]) -> Result<Vec<Value>> {
     let wording = Wording::default();
     let mut stream = Stream::new(0, "claim/policy/episodes");
     let mut found = Vec::new();
@@ -539,8 +525,4 @@ fn episodes(tokenizer: &Tokenizer, rows: &[Row]) -> Result<Vec<String>> {
         }
     }
     Ok(found)
-}
-
-fn write(path: &Path, lines: &[String]) -> Result<()> {
-    atomic_bytes(path, lines.join("\n").as_bytes())
 }

@@ -6,6 +6,7 @@
 
 use super::arms::Bench;
 use super::file::{Arm, Experiment, Metric};
+use super::house_data::write_rows;
 use super::items::Scores;
 use super::measured::{ByTest, Kind, Seen, Subject, at_least_one, options};
 use super::tuned::{self, Tuning};
@@ -18,7 +19,7 @@ use crate::sampler::Sampler;
 use crate::{adapter_folder, memory};
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
-use modelsmith_core::files::{atomic_bytes, atomic_json};
+use modelsmith_core::files::atomic_json;
 use modelsmith_core::hooks::Hooks;
 use modelsmith_data::{DataConfig, Tokenizer};
 use modelsmith_hosts::Transformer;
@@ -172,11 +173,12 @@ impl World {
         let for_model = for_model.balanced(usize::MAX, 0);
         let unread = unread.balanced(usize::MAX, 0);
         let data = bench.places.data.clone();
-        write_texts(&data.join("texts.jsonl"), for_model.texts.iter())?;
+        let row = |text: &String| json!({ "text": text });
+        write_rows(&data.join("texts.jsonl"), for_model.texts.iter().map(row))?;
         let plain = data.join("plain.jsonl");
         let classes = for_model.texts.iter().zip(&for_model.classes);
         let kept = classes.filter(|(_, class)| **class == PLAIN);
-        write_texts(&plain, kept.map(|(text, _)| text))?;
+        write_rows(&plain, kept.map(|(text, _)| row(text)))?;
         let folder = tuned::first(bench, &toxicity.host)?;
         let tokenizer = Tokenizer::load(&folder)?;
         let device: Device = crate::device::device(&bench.device)?;
@@ -414,13 +416,6 @@ fn prompts(tokenizer: &Tokenizer, texts: &Texts, most: usize) -> Result<Vec<Vec<
         tokenizer.encode(&words.join(" "), true)
     };
     texts.texts.iter().take(most).map(start).collect()
-}
-
-fn write_texts<'a>(path: &Path, texts: impl Iterator<Item = &'a String>) -> Result<()> {
-    let rows: Vec<String> = texts
-        .map(|text| json!({ "text": text }).to_string())
-        .collect();
-    atomic_bytes(path, rows.join("\n").as_bytes())
 }
 
 #[cfg(test)]

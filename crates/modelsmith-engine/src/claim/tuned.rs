@@ -1,7 +1,6 @@
 //! Whole models that arms are, or begin from: tuned by a recipe, folded into a folder of their own.
 
 use super::arms::Bench;
-use super::file::First;
 use crate::merge::{self, MergeOptions};
 use crate::model::{AdapterRef, ModelOptions};
 use crate::recipe::{Named, Recipe};
@@ -86,21 +85,29 @@ impl Tuning {
 /// # Errors
 /// No such run, or what making it or merging refuses.
 pub(super) fn first(bench: &mut Bench, id: &str) -> Result<PathBuf> {
+    let host = base(bench, id)?;
     bench.first()?;
-    let wanted = |first: &&First| first.id == id;
-    let known = bench.experiment.first.iter().find(wanted);
-    let (Some(first), Some(run)) = (known, bench.places.first.get(id)) else {
-        let problem = format!("names the run `{id}`; there is no [[first]] of that id");
-        return Err(Error::config("host", problem));
-    };
-    let host = first
-        .recipe
-        .get("host")
-        .and_then(|host| host["path"].as_str());
-    let host = bench.path(Path::new(host.unwrap_or_default()))?;
+    let run = bench.places.first[id].clone();
     let output = bench.places.data.join(id);
     fold(bench, &host, &run.join("adapter"), &output)?;
     Ok(output)
+}
+
+/// The folder of the model that a run made first begins from.
+///
+/// # Errors
+/// No such run, or one that names no host.
+pub(super) fn base(bench: &Bench, id: &str) -> Result<PathBuf> {
+    let first = bench.experiment.first.iter().find(|first| first.id == id);
+    let path = first.and_then(|first| first.recipe.get("host")?["path"].as_str());
+    match path {
+        Some(path) => bench.path(Path::new(path)),
+        None => {
+            let problem =
+                format!("names the run `{id}`; there is no [[first]] of that id with a host");
+            Err(Error::config("host", problem))
+        }
+    }
 }
 
 fn fold(bench: &Bench, host: &Path, adapter: &Path, output: &Path) -> Result<()> {

@@ -152,7 +152,8 @@ impl Editor {
         let before = self.weights_now()?;
         let result = self.try_edit(&facts);
         match &result {
-            Ok(_) => self.look_back_at(facts),
+            Ok(_) if self.looks_back() => self.past.extend(facts),
+            Ok(_) => {}
             Err(_) => self.put_back(&before)?,
         }
         result
@@ -163,10 +164,8 @@ impl Editor {
         statements.iter().map(read).collect()
     }
 
-    fn look_back_at(&mut self, facts: Vec<Fact>) {
-        if matches!(self.method.way(), Way::FineTune(options) if options.looks_back()) {
-            self.past.extend(facts);
-        }
+    fn looks_back(&self) -> bool {
+        matches!(self.method.way(), Way::FineTune(options) if options.looks_back())
     }
 
     /// Keeps the keys of a batch, so that later ones leave their outputs as they are.
@@ -259,8 +258,9 @@ impl Editor {
             write(&mut self.host, change)?;
         }
         remember(&mut self.memory, &step.keys);
-        let facts = self.read(statements)?;
-        self.look_back_at(facts);
+        if self.looks_back() {
+            self.past.extend(self.read(statements)?);
+        }
         Ok(())
     }
 }

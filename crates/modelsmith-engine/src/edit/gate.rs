@@ -24,10 +24,9 @@ use modelsmith_core::sites::{Site, SiteKind};
 use modelsmith_data::Tokenizer;
 use modelsmith_hosts::Transformer;
 use modelsmith_methods::edit::Lookup;
-use modelsmith_methods::edit::grace::Replacement;
+use modelsmith_methods::edit::grace::{PromptEnds, Replacement};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +94,8 @@ pub struct GateEditor<'a> {
     config: GateConfig,
     blocks: BTreeMap<String, usize>,
     block: Option<usize>,
+    /// The trained numbers.
+    parts: Vec<Flat>,
     /// What is attached.
     pub gate: Gate,
 }
@@ -104,11 +105,11 @@ pub struct GateEditor<'a> {
 pub struct Gate {
     kind: GateKind,
     site: Site,
-    parts: Vec<Flat>,
+    /// The trained tensors.
+    parts: Vec<Tensor<2>>,
     /// Whether a fact was written; a gate that knows nothing changes nothing.
     used: bool,
-    /// Prompt lengths of the pass that comes next.
-    given: Mutex<Option<Vec<usize>>>,
+    ends: PromptEnds,
 }
 
 impl<'a> GateEditor<'a> {
@@ -133,14 +134,16 @@ impl<'a> GateEditor<'a> {
             let problem = format!("{} is no dense layer of the model", config.module);
             Error::config("method.module", problem)
         })?;
+        let parts = start(kind, &site, config.values, seed, host);
         Ok(Self {
             gate: Gate {
-                parts: start(kind, &site, config.values, seed, host),
+                parts: tensors(&parts)?,
                 kind,
                 used: false,
-                given: Mutex::default(),
+                ends: PromptEnds::default(),
                 site,
             },
+            parts,
             block: block_of(&mlps, &config.module),
             blocks: numbered(&mlps),
             config,
@@ -183,16 +186,17 @@ impl<'a> GateEditor<'a> {
             loss_stop: self.config.loss_stop,
             replacement: Replacement::ReplaceLast,
         };
-        let mut parts = self.gate.parts.clone();
+        let mut parts = self.parts.clone();
         let losses = layer.train(&task, &schedule, &mut parts, &value)?;
-        self.gate.parts = parts;
+        self.gate.parts = tensors(&parts)?;
+        self.parts = parts;
         self.gate.used = true;
         Ok(losses.len().saturating_sub(1))
     }
 
     /// Numbers that are trained.
     pub fn trained(&self) -> usize {
-        self.gate.parts.iter().map(Flat::len).sum()
+        self.parts.iter().map(Flat::len).sum()
     }
 }
 
@@ -213,6 +217,10 @@ fn start(kind: GateKind, site: &Site, values: usize, seed: u64, host: &Transform
     shapes.into_iter().enumerate().map(part).collect()
 }
 
+fn tensors(parts: &[Flat]) -> Result<Vec<Tensor<2>>> {
+    parts.iter().map(|part| part.tensor::<2>()).collect()
+}
+
 /// `softmax(q Wᵀ + b) V` of queries `[rows, in]`.
 fn mixture(parts: &[Tensor<2>], query: Tensor<2>) -> Tensor<2> {
     let scores = query.matmul(parts[0].clone().transpose()) + parts[1].clone();
@@ -231,20 +239,19 @@ fn gate(parts: &[Tensor<2>], query: Tensor<2>) -> Tensor<2> {
 
 impl Gate {
     /// The values of queries `[rows, in]`; `None` for a row whose output stays.
-    fn values(&self, queries: Tensor<2>) -> Result<Vec<Option<Tensor<2>>>> {
-        let parts = self.parts.iter().map(|part| part.tensor::<2>());
-        let parts: Vec<Tensor<2>> = parts.collect::<Result<_>>()?;
+    fn values(&self, queries: Tensor<2>) -> Vec<Option<Tensor<2>>> {
+        let parts = &self.parts;
         let [rows, _] = queries.dims();
         let (values, open) = match self.kind {
-            GateKind::Memory => (mixture(&parts, queries), vec![1.0; rows]),
+            GateKind::Memory => (mixture(parts, queries), vec![1.0; rows]),
             GateKind::Defer => {
-                let open = to_vec(gate(&parts, queries.clone()));
-                (mapped(&parts, queries), open)
+                let open = to_vec(gate(parts, queries.clone()));
+                (mapped(parts, queries), open)
             }
         };
         let row =
             |(row, open): (usize, f32)| (open > 0.5).then(|| values.clone().narrow(0, row, 1));
-        Ok(open.into_iter().enumerate().map(row).collect())
+        open.into_iter().enumerate().map(row).collect()
     }
 }
 
@@ -253,30 +260,18 @@ impl Hooks for Gate {
         if call.site.path != self.site.path {
             return call.run(x);
         }
-        let given = self
-            .given
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let [rows, time, _] = x.dims();
+        let last = self.ends.take([rows, time]);
         // Tokens that are written later see the value through the cache.
         if !self.used || call.pass.offset > 0 {
             return call.run(x);
         }
-        let [rows, time, width] = x.dims();
-        let last = |row: usize| match &given {
-            Some(given) => given.get(row).map_or(time - 1, |length| length.max(&1) - 1),
-            None => time - 1,
-        };
-        let queries = (0..rows).map(|row| x.clone().narrow(0, row, 1).narrow(1, last(row), 1));
-        let queries = Tensor::cat(queries.collect(), 0).reshape([rows, width]);
+        let queries = PromptEnds::states(&x, &last);
         let mut y = call.run(x);
         let width = y.dims()[2];
-        let Ok(values) = self.values(queries.without_autodiff()) else {
-            return y;
-        };
-        for (row, value) in values.into_iter().enumerate() {
+        for (row, value) in self.values(queries).into_iter().enumerate() {
             if let Some(value) = value {
-                let place = [row..row + 1, last(row)..last(row) + 1, 0..width];
+                let place = [row..row + 1, last[row]..last[row] + 1, 0..width];
                 y = y.slice_assign(place, value.unsqueeze_dim(0));
             }
         }
@@ -288,8 +283,7 @@ impl Hooks for Gate {
     }
 
     fn given(&self, lengths: &[usize]) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        *given = Some(lengths.to_vec());
+        self.ends.given(lengths);
     }
 }
 

@@ -29,7 +29,8 @@ pub(crate) fn merge(report: &merge::Report) -> String {
     )
 }
 
-fn files(count: usize) -> String {
+/// A number of files in words.
+pub(super) fn files(count: usize) -> String {
     match count {
         1 => "1 file".to_owned(),
         count => format!("{count} files"),

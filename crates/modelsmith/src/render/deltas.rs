@@ -1,5 +1,6 @@
 //! Deltas: the proof lines of merging, extracting and applying, what a file holds, how far models are apart.
 
+use super::adapters::files;
 use super::{Align, Table, bytes, count, decimal, seconds, shape, share};
 use modelsmith_engine::delta::apply::Applied;
 use modelsmith_engine::delta::diff::Diff;
@@ -33,13 +34,6 @@ pub(crate) fn delta_merge(report: &merge::Report) -> String {
         bytes(report.bytes),
         files(report.files),
     )
-}
-
-fn files(count: usize) -> String {
-    match count {
-        1 => "1 file".to_owned(),
-        count => format!("{count} files"),
-    }
 }
 
 /// The proof lines of an extraction.

@@ -208,6 +208,24 @@ const fn method(
     }
 }
 
+const DARE: &[Parameter] = &[
+    WEIGHT,
+    DENSITY,
+    LAMBDA,
+    normalize(false),
+    rescale(true),
+    INT8_MASK,
+];
+const BREADCRUMBS: &[Parameter] = &[
+    WEIGHT,
+    DENSITY,
+    GAMMA,
+    LAMBDA,
+    normalize(false),
+    rescale(false),
+    INT8_MASK,
+];
+
 /// All merge methods, in the order of listings.
 pub const TABLE: &[MergeMethod] = &[
     method(
@@ -261,14 +279,7 @@ pub const TABLE: &[MergeMethod] = &[
         ),
         Mask::Random,
         false,
-        &[
-            WEIGHT,
-            DENSITY,
-            LAMBDA,
-            normalize(false),
-            rescale(true),
-            INT8_MASK,
-        ],
+        DARE,
     ),
     consensus(
         card(
@@ -279,14 +290,7 @@ pub const TABLE: &[MergeMethod] = &[
         ),
         Mask::Random,
         true,
-        &[
-            WEIGHT,
-            DENSITY,
-            LAMBDA,
-            normalize(false),
-            rescale(true),
-            INT8_MASK,
-        ],
+        DARE,
     ),
     consensus(
         card(
@@ -335,15 +339,7 @@ pub const TABLE: &[MergeMethod] = &[
         ),
         Mask::Outliers,
         false,
-        &[
-            WEIGHT,
-            DENSITY,
-            GAMMA,
-            LAMBDA,
-            normalize(false),
-            rescale(false),
-            INT8_MASK,
-        ],
+        BREADCRUMBS,
     ),
     consensus(
         card(
@@ -354,15 +350,7 @@ pub const TABLE: &[MergeMethod] = &[
         ),
         Mask::Outliers,
         true,
-        &[
-            WEIGHT,
-            DENSITY,
-            GAMMA,
-            LAMBDA,
-            normalize(false),
-            rescale(false),
-            INT8_MASK,
-        ],
+        BREADCRUMBS,
     ),
     method(
         card(

@@ -2,7 +2,8 @@
 
 use super::codebook::Codebook;
 use super::files::{GraceConfig, files};
-use burn::tensor::{Bool, Gradients, Int, Tensor, TensorData};
+use super::prompt_ends::PromptEnds;
+use burn::tensor::{Bool, Gradients, Tensor, TensorData};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Hooks, LinearCall};
 use modelsmith_core::host::Host;
@@ -14,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Which outputs of a prompt that hits get the value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -49,8 +49,7 @@ pub struct Grace {
     /// Options it was made with.
     pub config: GraceConfig,
     site: Site,
-    /// Prompt lengths of the pass that comes next.
-    given: Mutex<Option<Vec<usize>>>,
+    ends: PromptEnds,
     /// How often each entry was used.
     hits: Vec<AtomicU64>,
     scale_is_zero: bool,
@@ -73,7 +72,7 @@ impl Grace {
             book,
             config,
             site,
-            given: Mutex::default(),
+            ends: PromptEnds::default(),
             scale_is_zero: false,
         }
     }
@@ -97,27 +96,16 @@ impl Grace {
     }
 
     /// The entry of every row of `x` `[batch, time, width]` that hits one, with the columns it replaces.
-    fn found(&self, x: &Tensor<3>, given: Option<Vec<usize>>) -> Vec<(usize, usize, Range<usize>)> {
-        let [batch, time, width] = x.dims();
-        // Without other word prompts end with the row, as generation pads them.
-        let last = |row: usize| match &given {
-            Some(given) => given.get(row).map_or(time - 1, |length| length.max(&1) - 1),
-            None => time - 1,
-        };
-        let places: Vec<i64> = (0..batch)
-            .map(|row| (row * time + last(row)) as i64)
-            .collect();
-        let places = TensorData::new(places, [batch]);
-        let rows = x.clone().without_autodiff().reshape([batch * time, width]);
-        let places = Tensor::<1, Int>::from_data(places, &rows.device());
-        let queries = to_vec(rows.select(0, places));
+    fn found(&self, x: &Tensor<3>, last: &[usize]) -> Vec<(usize, usize, Range<usize>)> {
+        let [_, time, width] = x.dims();
+        let queries = to_vec(PromptEnds::states(x, last));
         let hit = |(row, query): (usize, &[f32])| {
             let entry = self.book.hit(query)?;
             self.hits.get(entry)?.fetch_add(1, Ordering::Relaxed);
             Some((
                 row,
                 entry,
-                self.config.replacement.columns(0, last(row), time),
+                self.config.replacement.columns(0, last[row], time),
             ))
         };
         queries
@@ -151,16 +139,13 @@ impl Hooks for Grace {
         if call.site.path != self.site.path {
             return call.run(x);
         }
-        let given = self
-            .given
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let [rows, time, _] = x.dims();
+        let last = self.ends.take([rows, time]);
         // Tokens that are written later see the value through the cache.
         if self.scale_is_zero || self.book.is_empty() || call.pass.offset > 0 {
             return call.run(x);
         }
-        let found = self.found(&x, given);
+        let found = self.found(&x, &last);
         let y = call.run(x);
         match found.is_empty() {
             true => y,
@@ -173,8 +158,7 @@ impl Hooks for Grace {
     }
 
     fn given(&self, lengths: &[usize]) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        *given = Some(lengths.to_vec());
+        self.ends.given(lengths);
     }
 }
 

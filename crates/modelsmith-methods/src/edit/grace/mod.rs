@@ -13,7 +13,9 @@ mod directions;
 mod exhaustive;
 mod files;
 mod index;
+mod prompt_ends;
 
 pub use attached::{Grace, Replacement};
 pub use codebook::{Codebook, Entry, Operation, Placed};
 pub use files::{GraceConfig, Init, from_peft};
+pub use prompt_ends::PromptEnds;
