@@ -116,6 +116,23 @@ fn gates_are_compared_on_the_same_facts() {
 }
 
 #[test]
+fn an_editor_is_trained_on_other_facts_first() {
+    let world = World::new();
+    let text = placed(&world, EDITS).replace(
+        "{ name = \"grace\", steps = 3 }",
+        "{ name = \"mend\", blocks = 1, rank = 2, steps = 3 }",
+    );
+    assert!(text.contains("mend"), "{text}");
+    let (report, said) = run(&options(&world, &text, Tier::Smoke));
+    assert_eq!(said.len(), 4, "{said:?}");
+    let mend = &report.experiments[0].arms[1];
+    // Three matrices of a block of width 16 with an MLP of 24.
+    assert_eq!(mend.trained_parameters, 3 * 16 * 24);
+    let alone = report.experiments[0].untrained[1].mean;
+    assert_ne!(mend.figures[1].each[0], alone);
+}
+
+#[test]
 fn experiments_of_edits_are_checked() {
     for (from, to, expected) in [
         ("count = 3", "count = 0", "edits.count: is 0"),
@@ -131,6 +148,11 @@ fn experiments_of_edits_are_checked() {
             "\"grace\", steps = 3",
             "\"defer\", steps = 0",
             "method.steps: is 0",
+        ),
+        (
+            "\"grace\", steps = 3",
+            "\"mend\", rank = 0",
+            "method.rank: is 0",
         ),
         (
             "\"grace\", steps",
@@ -320,6 +342,37 @@ fn continuations_are_judged_under_every_arm() {
     }
 }
 
+#[test]
+fn pruning_and_preferences_choose_their_strength_as_directions_do() {
+    let world = World::new();
+    tweets(&world);
+    let arms = [
+        "{ name = \"pruned\", shares = [0.1, 0.5] }",
+        "{ name = \"dpo\", steps = [1, 2, 4], prompts = 16, dpo = { samples = 8, batch_size = 4 } }",
+    ];
+    let text = placed(
+        &world,
+        &claim(TOXICITY, arms, &[("toxic", "exact"), ("others", "loss")]),
+    );
+    let (report, _) = run(&options(&world, &text, Tier::Smoke));
+    let experiment = &report.experiments[0];
+    for (arm, count) in experiment.arms.iter().zip([2, 3]) {
+        let strengths = fs::read_to_string(arm.runs[0].join("strengths.json")).unwrap();
+        let strengths: serde_json::Value = serde_json::from_str(&strengths).unwrap();
+        let points = strengths["points"].as_array().unwrap();
+        assert_eq!(points.len(), count);
+        // Every strength is another model.
+        let all = points.iter().map(|point| point["perplexity"].to_string());
+        let base = strengths["choice"]["budget"].as_f64().unwrap() / 1.03;
+        assert_eq!(all.collect::<std::collections::BTreeSet<_>>().len(), count);
+        assert!(
+            points
+                .iter()
+                .all(|point| point["perplexity"].as_f64() != Some(base))
+        );
+    }
+}
+
 const POLICY: &str = r#"policy = { host = "host", texts = "$WORLD/hatecheck.csv", changed = ["quote"], feedback = 4, precision = 0.5 }
 
 [[experiment.first]]
@@ -447,6 +500,18 @@ fn every_kind_refuses_what_it_cannot_do() {
             "\"none\"",
             "\"tuned\", steps = 0",
             "steps, batch_size or learning_rate of 0",
+        ),
+        (
+            &toxicity,
+            "\"none\"",
+            "\"pruned\", shares = [0.2, 0.1]",
+            "method.shares: is [0.2,0.1]; expected shares between 0 and 1 in order",
+        ),
+        (
+            &toxicity,
+            "\"none\"",
+            "\"dpo\", dpo = { beta = 0.0 }",
+            "method.beta: is 0; must be above 0",
         ),
         (&policy, "[\"quote\"]", "[]", "policy.changed: is 0"),
         (

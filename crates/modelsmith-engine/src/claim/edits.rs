@@ -10,7 +10,8 @@ use crate::edit::measure::{
     Forced, MeasureOptions, Outcome, Protocol, Query, Record, Scored, forced, score,
 };
 use crate::edit::{
-    self, EditFolder, EditOptions, GateConfig, GateEditor, GateKind, GraceEditor, Guard, Statement,
+    self, EditFolder, EditOptions, GateConfig, GateEditor, GateKind, GraceEditor, Guard,
+    MendConfig, MendEditor, Statement,
 };
 use crate::recipe::Named;
 use crate::{adapter_folder, house, memory, registry};
@@ -22,7 +23,7 @@ use modelsmith_core::random::Stream;
 use modelsmith_core::roles::Adapter;
 use modelsmith_data::Tokenizer;
 use modelsmith_data::edits::EditRequest;
-use modelsmith_data::house::{documents, facts};
+use modelsmith_data::house::{Fact, documents, facts};
 use modelsmith_hosts::Transformer;
 use modelsmith_methods::edit::grace::GraceConfig;
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,13 @@ const SCORES: [(&str, Protocol, &str); 6] = [
 /// The codebook, which writes no weights and so stands beside the editors.
 const GRACE: &str = "grace";
 
-/// What it is compared with, which writes none either.
+/// An editor that is trained on other facts before it writes.
+const MEND: &str = "mend";
+
+/// Facts that it is trained on at least, those that are asked later among them still.
+const TRAINING: usize = 1000;
+
+/// What the codebook is compared with, which writes no weights either.
 const GATES: [(&str, GateKind); 2] = [("memory", GateKind::Memory), ("defer", GateKind::Defer)];
 
 /// Facts of the house world to write into the house model. Tests: `efficacy`, `paraphrase`, `neighbourhood` (the
@@ -84,6 +91,8 @@ impl Default for HouseEdits {
 struct Facts {
     requests: Vec<EditRequest>,
     others: Vec<String>,
+    /// The first wording of all of them.
+    asked: BTreeSet<String>,
 }
 
 /// The model that all arms edit.
@@ -118,8 +127,9 @@ impl Kind for HouseEdits {
     }
 
     fn check_method(&self, method: &Named) -> Result<()> {
-        match (method.name == GRACE, gate(method)) {
-            (true, _) => grace(method)?.check(),
+        match (method.name.as_str(), gate(method)) {
+            (GRACE, _) => grace(method)?.check(),
+            (MEND, _) => options::<MendConfig>(method)?.check(),
             (_, Some(_)) => options::<GateConfig>(method)?.check(),
             _ => registry::edit_method(method).map(|_| ()),
         }
@@ -149,8 +159,9 @@ impl Subject for Base {
 
     fn arm(&self, bench: &Bench, arm: &Arm, seed: u64, folder: &Path) -> Result<Seen> {
         let facts = self.facts(seed)?;
-        match (arm.method.name == GRACE, gate(&arm.method)) {
-            (true, _) => codebook(bench, self, arm, seed, &facts),
+        match (arm.method.name.as_str(), gate(&arm.method)) {
+            (GRACE, _) => codebook(bench, self, arm, seed, &facts),
+            (MEND, _) => trained(bench, self, arm, seed, &facts),
             (_, Some(kind)) => gated(bench, self, (kind, arm), seed, &facts),
             _ => weights(bench, self, arm, seed, &facts, folder.join("edits")),
         }
@@ -189,15 +200,11 @@ fn weights(
     let made = edit::run(&asked, &statements, bench.stop, &mut |_| {})?;
     let opened = EditFolder::open(&folder)?;
     let host = edit::edited(&opened, None, None, &base.device)?;
-    let model = Scored {
-        host: &host,
-        ..base.scored(&[])
-    };
     Ok(Seen {
         seconds: made.seconds,
         peak_memory: memory::peak_resident(),
         changed: numbers(&base.host, &made.norms),
-        scores: measured(&model, facts)?,
+        scores: measured(&base.edited(&host), facts)?,
     })
 }
 
@@ -249,6 +256,26 @@ fn gated(
     })
 }
 
+/// An editor that is trained first: its seconds are of training and of writing.
+fn trained(bench: &Bench, base: &Base, arm: &Arm, seed: u64, facts: &Facts) -> Result<Seen> {
+    let config = options(&arm.method)?;
+    let mut editor = MendEditor::new(&base.host, &base.tokenizer, config, seed)?;
+    let begun = Instant::now();
+    editor.train(&base.training(seed, facts)?, &mut || bench.stopped())?;
+    for request in &facts.requests {
+        bench.stopped()?;
+        if !edit::is_right(&base.edited(&editor.host), request)? {
+            editor.write(&Statement::from(request))?;
+        }
+    }
+    Ok(Seen {
+        seconds: begun.elapsed().as_secs_f64(),
+        peak_memory: memory::peak_resident(),
+        changed: editor.changed() as u64,
+        scores: measured(&base.edited(&editor.host), facts)?,
+    })
+}
+
 /// Which gate an arm is, if it is one.
 fn gate(method: &Named) -> Option<GateKind> {
     let found = GATES.iter().find(|(name, _)| *name == method.name);
@@ -296,22 +323,56 @@ impl Base {
         }
     }
 
+    /// The model with edited weights.
+    fn edited<'s>(&'s self, host: &'s Transformer) -> Scored<'s> {
+        Scored {
+            host,
+            ..self.scored(&[])
+        }
+    }
+
+    /// Facts for an editor to be trained on: none of those that are asked is among them, or among what stays.
+    fn training(&self, seed: u64, facts: &Facts) -> Result<Vec<EditRequest>> {
+        let config = house::config_of(&self.edits.folder)?;
+        let mut found = Vec::new();
+        // Each set has other targets and neighbours.
+        for set in 0..TRAINING.div_ceil(self.edits.count) {
+            let draw = Stream::new(seed, &format!("claim/training/{set}")).below(usize::MAX);
+            for mut request in house::edits(&config, self.edits.count, draw as u64)? {
+                let free = |prompt: &String| !facts.asked.contains(prompt);
+                request.neighbours.retain(|one| free(&one.prompt));
+                if free(&request.filled()) {
+                    found.push(request);
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// The facts that a seed writes, and sentences of others in turning wordings.
     fn facts(&self, seed: u64) -> Result<Facts> {
         let config = house::config_of(&self.edits.folder)?;
         let requests = house::edits(&config, self.edits.count, seed)?;
         let edited: BTreeSet<&str> = requests.iter().map(|one| one.id.as_str()).collect();
-        let mut rest = facts(&config)?;
-        rest.retain(|fact| !edited.contains(format!("house-{}", fact.id).as_str()));
+        let all = facts(&config)?;
+        let is_edited = |fact: &&Fact| edited.contains(format!("house-{}", fact.id).as_str());
+        let (known, mut rest): (Vec<&Fact>, Vec<&Fact>) = all.iter().partition(is_edited);
         Stream::new(seed, "claim/others").shuffle(&mut rest);
-        let others = rest.iter().take(self.edits.others).enumerate();
+        rest.truncate(self.edits.others);
+        let first = |fact: &&Fact| fact.prompts[0].clone();
+        let asked = known.iter().chain(&rest).map(first).collect();
+        let others = rest.iter().enumerate();
         let others = others
             .map(|(number, fact)| {
                 let prompt = &fact.prompts[number % fact.prompts.len()];
                 format!("{prompt} {}.", fact.object)
             })
             .collect();
-        Ok(Facts { requests, others })
+        Ok(Facts {
+            requests,
+            others,
+            asked,
+        })
     }
 }
 

@@ -1,12 +1,12 @@
 //! Fine-tuning of one MLP's last layer on a batch of facts.
 
-use super::answers::log_probabilities;
+use super::answers::{Answers, log_probabilities};
 use super::change::{Change, matrix, rows};
 use super::facts::Fact;
 use super::mlps::Mlp;
 use super::rows::numbered;
 use super::span::Span;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use faer::Mat;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{Hooks, LinearCall, Pass};
@@ -14,7 +14,7 @@ use modelsmith_core::host::Host;
 use modelsmith_core::parameters::{Flat, to_vec, trained};
 use modelsmith_core::random::Stream;
 use modelsmith_core::roles::{Optimize, Optimizer, Update};
-use modelsmith_hosts::{TokenInput, Transformer};
+use modelsmith_hosts::Transformer;
 use modelsmith_methods::edit::{self, FineTune};
 use modelsmith_methods::optimize::AdamW;
 
@@ -298,47 +298,39 @@ impl Weight {
 
 /// Facts as texts, run up to the edited block.
 struct Task {
-    input: TokenInput,
+    answers: Answers,
     blocks: std::collections::BTreeMap<String, usize>,
     after: Option<(usize, Tensor<3>)>,
-    /// Places at which targets are predicted, the tokens there, and the weight of each.
-    places: Vec<i64>,
-    targets: Tensor<2, Int>,
+    /// What each place weighs in the loss, `[places, 1]`.
     weights: Tensor<2>,
 }
 
 impl Task {
     fn new(host: &Transformer, mlps: &[Mlp], layer: usize, facts: &[Fact]) -> Result<Self> {
-        let device = host.device();
-        let text = |fact: &Fact| [&fact.bare.ids, &fact.target[..fact.target.len() - 1]].concat();
-        let rows: Vec<Vec<u32>> = facts.iter().map(text).collect();
-        let input = TokenInput::from_ids(&rows, host.pad_token().unwrap_or(0), false, &device);
-        let time = input.dims()[1];
-        let (mut places, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, fact) in facts.iter().enumerate() {
-            let first = row * time + fact.bare.ids.len() - 1;
-            places.extend((first..first + fact.target.len()).map(|place| place as i64));
-            targets.extend(fact.target.iter().map(|token| i64::from(*token)));
-            let weight = -1.0 / (fact.target.len() * facts.len()) as f32;
-            weights.extend(std::iter::repeat_n(weight, fact.target.len()));
-        }
-        let count = places.len();
+        let texts = facts
+            .iter()
+            .map(|fact| (&fact.bare.ids[..], &fact.target[..]));
+        let answers = Answers::new(host, &texts.collect::<Vec<_>>());
+        let of_answer = |length: &usize| {
+            let weight = -1.0 / (length * facts.len()) as f32;
+            std::iter::repeat_n(weight, *length)
+        };
+        let weights: Vec<f32> = answers.lengths.iter().flat_map(of_answer).collect();
+        let count = weights.len();
         let blocks = numbered(mlps);
         let after = match layer.checked_sub(1) {
             Some(last) => {
                 let span = Span::new(&blocks, None, last);
-                host.hidden(&input, &Pass::default(), &[&span], None)?;
+                host.hidden(&answers.input, &Pass::default(), &[&span], None)?;
                 span.take().map(|stream| (last, stream))
             }
             None => None,
         };
         Ok(Self {
-            input,
+            answers,
             after,
             blocks,
-            places,
-            targets: Tensor::from_data(TensorData::new(targets, [count, 1]), &device),
-            weights: Tensor::from_data(TensorData::new(weights, [count, 1]), &device),
+            weights: Tensor::from_data(TensorData::new(weights, [count, 1]), &host.device()),
         })
     }
 
@@ -347,8 +339,10 @@ impl Task {
         let replaced = Replaced { path, weight };
         let span = Span::new(&self.blocks, self.after.clone(), usize::MAX);
         let pass = Pass::default();
-        let hidden = host.hidden(&self.input, &pass, &[&span, &replaced], None)?;
-        let all = log_probabilities(host, hidden, self.places.clone(), &self.input);
-        Ok((all.gather(1, self.targets.clone()) * self.weights.clone()).sum())
+        let Answers { input, places, .. } = &self.answers;
+        let hidden = host.hidden(input, &pass, &[&span, &replaced], None)?;
+        let all = log_probabilities(host, hidden, places.clone(), input);
+        let targets = self.answers.targets.clone();
+        Ok((all.gather(1, targets) * self.weights.clone()).sum())
     }
 }

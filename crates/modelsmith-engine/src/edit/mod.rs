@@ -21,6 +21,7 @@ mod grace;
 mod guard;
 mod listing;
 pub mod measure;
+mod mend;
 mod mlps;
 mod moments;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use gate::{Gate, GateConfig, GateEditor, GateKind};
 pub use grace::{GraceEditor, GraceStep};
 pub use guard::{Action, Guard};
 pub use listing::{Listing, listing, undo};
+pub use mend::{MendConfig, MendEditor};
 pub use requests::{requests, writes_one};
 pub use session::{EditOptions, Made, Report, edited, read_texts, run, tokens};
 pub(crate) use stream::is_right;

@@ -6,6 +6,7 @@
 //! [`edited`] only: always the base's weights with all patches on them, so taking one off is exact.
 
 mod behaviour;
+mod dpo;
 mod file;
 mod host;
 mod interference;
@@ -13,6 +14,7 @@ mod judge;
 mod mechanism;
 mod operate;
 mod perplexity;
+mod prune;
 mod states;
 mod steering;
 mod sweep;
@@ -20,6 +22,7 @@ mod texts;
 mod write;
 
 pub use behaviour::{Behaviour, Continuations, Figures, Preference};
+pub use dpo::{Dpo, DpoOptions, Pair, pairs};
 pub use file::{Origin, load, save};
 pub use host::edited;
 pub use interference::{Interference, interference, reduction};
@@ -27,6 +30,7 @@ pub use judge::Judge;
 pub use mechanism::{Group, Mechanism, mechanism};
 pub use operate::{Operation, operate};
 pub use perplexity::Windows;
+pub use prune::Pruning;
 pub use states::{States, examples};
 pub use steering::Steering;
 pub use sweep::{Sweep, SweepOptions, sweep};

@@ -18,12 +18,14 @@ mod adam;
 mod direction;
 mod patch;
 mod probe;
+mod prune;
 mod region;
 mod sweep;
 
 pub use direction::{Form, direction};
 pub use patch::{Patch, Rows};
 pub use probe::{Examples, Probe, ProbeOptions};
+pub use prune::set_difference;
 pub use region::{Candidate, Region, Selector, cosines};
 pub use sweep::{Choice, Point, Warning, choose};
 
