@@ -59,6 +59,8 @@ TRAINED_HERE = {
     "ia3": {"method.name": "ia3", "train.learning_rate": 0.05},
     "prompt-tuning": {"method.name": "prompt_tuning", "method.virtual_tokens": 4},
     "prefix-tuning": {"method.name": "p_tuning_v2", "method.virtual_tokens": 4},
+    # One task: the rows of this check name none.
+    "multitask-prompt": {"method.name": "multitask_prompt", "method.virtual_tokens": 4, "method.rank": 2},
 }
 
 # ---- The comparison -----------------------------------------------------------------------------
@@ -80,6 +82,7 @@ MADE_BY_PEFT = {
     "ia3": peft.IA3Config(task_type="CAUSAL_LM"),
     "prompt-tuning": peft.PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
     "prefix-tuning": peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+    "multitask-prompt": peft.MultitaskPromptTuningConfig(num_virtual_tokens=4, num_tasks=1, num_ranks=2, task_type="CAUSAL_LM"),
 }
 LINES = [f"{who} {what} {where}." for who in ("The girl", "Tom", "A small dog", "The old man")
          for what in ("was born", "went to play", "saw a red ball", "works") for where in ("in the park", "by the sea", "in the town")]
@@ -112,8 +115,10 @@ def peft_logits(base, adapter, ids, mask):
     model = load_base(base)
 
     def logits(model):
+        config = getattr(model, "active_peft_config", None)
+        tasks = {"task_ids": torch.zeros(len(ids), dtype=torch.long)} if hasattr(config, "num_tasks") else {}
         # A prompt's own columns stand before those of the tokens.
-        return model(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1]:][mask.bool()]
+        return model(input_ids=ids, attention_mask=mask, **tasks).logits[:, -ids.shape[1]:][mask.bool()]
 
     with torch.no_grad():
         plain = logits(model)

@@ -8,6 +8,7 @@ folder), `adapter_model.safetensors` and `expected.safetensors`:
   logits                      of the text's tokens, those of virtual tokens cut off (a prefix has none); compare where
                               attention_mask is 1 (one row a text for sequence classifiers)
   generated                   language models: greedy tokens after the first row, prompt in front
+  [task_ids]                  of prompts for several tasks: the task of each row
 `train` is the start of three AdamW steps; its expected.safetensors holds
   input_ids, attention_mask, labels [2, 12]   labels hold -100 where no loss is taken
   losses [4]                                  before each of the three steps and after the last
@@ -62,6 +63,9 @@ CASES = {
     "prefix_qwen3": ("qwen3", "CAUSAL_LM", 3),
     "prefix_opt": ("opt", "CAUSAL_LM", 3),
     "prefix_seqcls": ("llama_seqcls", "SEQ_CLS", 5),
+    # Two tasks of rank 2, each row of another one.
+    "multitask_llama": ("llama_gqa_untied", "CAUSAL_LM", 5),
+    "multitask_seqcls": ("llama_seqcls", "SEQ_CLS", 4),
 }
 
 
@@ -69,7 +73,11 @@ def is_prefix(case):
     return case.startswith("prefix_")
 
 
-def wrapped(name, task, count, prefix=False):
+def is_multitask(case):
+    return case.startswith("multitask_")
+
+
+def wrapped(name, task, count, prefix=False, multitask=False):
     """PEFT's model around the host `name`, its prompt drawn, and the host's own rows."""
     path = HOSTS / name
     base = CLASSES[task].from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
@@ -78,6 +86,9 @@ def wrapped(name, task, count, prefix=False):
     width = base.get_input_embeddings().weight.shape[1]  # PEFT assumes the width of the blocks
     if prefix:
         config = peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=count)
+    elif multitask:
+        config = peft.MultitaskPromptTuningConfig(task_type=task, num_virtual_tokens=count, token_dim=width,
+                                                  num_transformer_submodules=1, num_tasks=2, num_ranks=2)
     else:
         config = peft.PromptTuningConfig(task_type=task, num_virtual_tokens=count, token_dim=width, num_transformer_submodules=1)
     model = peft.get_peft_model(base, config).eval()
@@ -100,31 +111,32 @@ def save(model, folder):
     (folder / "adapter_model.safetensors").chmod(0o644)
 
 
-def greedy(model, inputs):
+def greedy(model, inputs, tasks):
     """Greedy tokens after the real tokens of the first row."""
     length = int(inputs["attention_mask"][0].sum())
     row = inputs["input_ids"][:1, :length]
     model.base_model.generation_config.decoder_start_token_id = getattr(model.base_model.config, "decoder_start_token_id", None)
     out = model.generate(input_ids=row, attention_mask=torch.ones_like(row), max_new_tokens=NEW_TOKENS,
-                         min_new_tokens=NEW_TOKENS, do_sample=False)
+                         min_new_tokens=NEW_TOKENS, do_sample=False, **tasks)
     return out[:, -NEW_TOKENS:]
 
 
 def make(case):
     name, task, count = CASES[case]
     folder = fresh(HERE / case)
-    model, inputs = wrapped(name, task, count, is_prefix(case))
+    model, inputs = wrapped(name, task, count, is_prefix(case), is_multitask(case))
     if task == "FEATURE_EXTRACTION":  # PEFT leaves them out there
         inputs.pop("token_type_ids", None)
     if task == "SEQ_CLS":  # PEFT reads the last column, so that padding would be read too
         inputs = {k: v[:, : int(inputs["attention_mask"].sum(1).min())] for k, v in inputs.items()}
-    logits = model(**inputs).logits
+    tasks = {"task_ids": torch.tensor([1, 0])} if is_multitask(case) else {}
+    logits = model(**inputs, **tasks).logits
     if task not in ("SEQ_CLS", "SEQ_2_SEQ_LM") and not is_prefix(case):
         assert logits.shape[1] == inputs["input_ids"].shape[1] + count, logits.shape
         logits = logits[:, count:]
-    expected = {**inputs, "logits": logits}
+    expected = {**inputs, **tasks, "logits": logits}
     if task in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
-        expected["generated"] = greedy(model, inputs)
+        expected["generated"] = greedy(model, inputs, {key: ids[:1] for key, ids in tasks.items()})
     save(model, folder)
     save_tensors(folder / "expected.safetensors", expected)
     print(f"{case}: {sorted(load_file(folder / 'adapter_model.safetensors'))}, {check_size(folder)} bytes")

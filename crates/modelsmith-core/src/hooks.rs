@@ -10,6 +10,7 @@ use crate::mask::Mask;
 use crate::random::Stream;
 use crate::sites::Site;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use std::sync::Arc;
 
 /// What is common to one forward pass.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub struct Pass {
     /// While training, which tokens `[batch, time]` are no padding, at a site of an encoder those of
     /// its text; all where absent.
     pub valid: Option<Tensor<2, Bool>>,
+    /// Number of each row's task, for hooks that know several; their own choice where absent.
+    pub tasks: Option<Arc<[u32]>>,
 }
 
 /// Key of the random draws of one training micro-batch.

@@ -242,9 +242,10 @@ impl Hooks for Mixed<'_> {
 
     fn prompt(&self, pass: &Pass) -> Option<Tensor<3>> {
         let of_rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
-        let prompts = of_rows.iter().map(|row| {
+        let prompts = of_rows.iter().enumerate().map(|(number, row)| {
             let prompt = self.hooks[(*row)?].prompt(pass)?;
-            Some(prompt.narrow(0, 0, 1))
+            let own = if prompt.dims()[0] == 1 { 0 } else { number };
+            Some(prompt.narrow(0, own, 1))
         });
         let prompts: Option<Vec<Tensor<3>>> = prompts.collect();
         prompts

@@ -32,9 +32,14 @@ impl Flat {
     /// From plain numbers.
     pub fn from_vec(values: Vec<f32>, shape: &[usize], device: &Device) -> Self {
         let count = values.len();
+        Self::from_data(TensorData::new(values, [count]), shape, device)
+    }
+
+    /// From data of one dimension.
+    pub(crate) fn from_data(data: TensorData, shape: &[usize], device: &Device) -> Self {
         Self {
             shape: shape.to_vec(),
-            values: Tensor::from_data(TensorData::new(values, [count]), device),
+            values: Tensor::from_data(data, device),
         }
     }
 
@@ -184,9 +189,14 @@ pub fn for_use<T>(load: impl FnOnce() -> T) -> T {
     load()
 }
 
+/// Whether this is inside [`for_use`].
+pub(crate) fn is_for_use() -> bool {
+    FOR_USE.get()
+}
+
 /// A trainable parameter: a leaf of the autodiff graph; a constant [`for_use`].
 pub fn trained<const D: usize>(value: Tensor<D>) -> Param<Tensor<D>> {
-    if FOR_USE.get() {
+    if is_for_use() {
         return frozen(value);
     }
     Param::from_tensor(value.without_autodiff().autodiff().require_grad())

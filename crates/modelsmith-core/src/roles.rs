@@ -59,6 +59,11 @@ pub trait Adapt: Send + Sync {
         0
     }
 
+    /// Names of the tasks that rows of the data may be of, where the method tells them apart.
+    fn tasks(&self) -> &[String] {
+        &[]
+    }
+
     /// Checks the options against the host and creates the untrained adapter, whose random
     /// values are drawn under `seed` and the names of its sites.
     ///
@@ -129,6 +134,20 @@ pub trait Adapter: Parameters + Send + Sync {
 
     /// A copy, for running or comparing side by side.
     fn boxed(&self) -> Box<dyn Adapter>;
+
+    /// Names of the tasks that it tells apart, in the order of their numbers.
+    fn tasks(&self) -> &[String] {
+        &[]
+    }
+
+    /// Chooses the task of rows that name none; the first one until then.
+    ///
+    /// # Errors
+    /// An adapter that tells no tasks apart, or not this one.
+    fn choose_task(&mut self, name: &str) -> Result<()> {
+        let problem = format!("this adapter has no tasks; leave out task {name}");
+        Err(Error::Usage(problem))
+    }
 
     /// Multiplies its effect, as PEFT's `set_scale` does; 0 is the host alone.
     ///

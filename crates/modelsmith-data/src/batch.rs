@@ -34,6 +34,8 @@ pub struct Batch {
     pub labels: Vec<i32>,
     /// Number of each sequence's class, `[b]`.
     pub class_labels: Option<Vec<u32>>,
+    /// Number of each sequence's task, `[b]`.
+    pub tasks: Option<Vec<u32>>,
     /// Which of two texts each token is from, `[b, t]`; where there are pairs.
     pub type_ids: Option<Vec<u32>>,
     /// Rows of the data that are in the batch.
@@ -57,6 +59,7 @@ impl Batch {
         batch.segments = any(|s| s.segments.is_some()).then(Vec::new);
         batch.type_ids = any(|s| s.type_ids.is_some()).then(Vec::new);
         batch.class_labels = sequences.iter().map(|s| s.class).collect();
+        batch.tasks = sequences.iter().map(|s| s.task).collect();
         for sequence in sequences {
             let length = sequence.ids.len();
             let place = Place { width, side };

@@ -155,6 +155,10 @@ pub struct DataConfig {
     /// that writes the other. The model decides it, so no recipe says it.
     #[serde(skip)]
     pub apart: bool,
+    /// Names of the tasks that column `task` may name; none where tasks are not told apart. The method decides it,
+    /// so no recipe says it here.
+    #[serde(skip)]
+    pub tasks: Vec<String>,
 }
 
 impl Default for DataConfig {
@@ -186,6 +190,7 @@ impl Default for DataConfig {
             limit: 0,
             stream: None,
             apart: false,
+            tasks: Vec::new(),
         }
     }
 }

@@ -130,6 +130,12 @@ fn open_rows(path: &Path, config: &DataConfig) -> Result<(Source, Form)> {
 }
 
 fn check_packing(config: &DataConfig, form: &Form) -> Result<()> {
+    if !config.tasks.is_empty() && config.packing != Packing::None {
+        return Err(Error::config(
+            "data.packing",
+            "cannot be used with tasks, which belong to whole sequences; set it to none",
+        ));
+    }
     let classes = matches!(form.format(), Format::Classification | Format::Labelled);
     if classes && config.packing != Packing::None {
         return Err(Error::config(

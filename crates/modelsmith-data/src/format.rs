@@ -6,6 +6,7 @@ use modelsmith_core::error::{Error, Result};
 use serde_json::{Map, Value};
 
 use crate::chat::Message;
+use crate::classify::{class_of, spell};
 use crate::config::{DataConfig, Format};
 use crate::read::{Location, short};
 
@@ -64,9 +65,10 @@ pub enum Example {
 pub struct Form {
     format: Format,
     columns: BTreeMap<String, String>,
+    tasks: Vec<String>,
 }
 
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "text",
     "text_b",
     "label",
@@ -82,6 +84,7 @@ const COLUMNS: [&str; 15] = [
     "input_ids",
     "attention_mask",
     "labels",
+    "task",
 ];
 
 impl Form {
@@ -105,6 +108,7 @@ impl Form {
         let mut form = Self {
             format: config.format,
             columns: config.columns.clone(),
+            tasks: config.tasks.clone(),
         };
         if form.format == Format::Auto {
             form.format = form
@@ -170,6 +174,36 @@ impl Form {
             Format::Labelled => read.labelled(),
             Format::Tokens => read.tokens(),
         }
+    }
+}
+
+impl Form {
+    /// Number of a row's task; `None` where tasks are not told apart.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a row without one, or with one that is not among them.
+    pub fn task(&self, at: &Location, row: &Row) -> Result<Option<u32>> {
+        if self.tasks.is_empty() {
+            return Ok(None);
+        }
+        let read = Reader {
+            form: self,
+            at,
+            row,
+        };
+        let value = read.value("task")?;
+        let wrong = || read.wrong("task", value, "the name of a task or its number");
+        let label = label(value).ok_or_else(wrong)?;
+        let number = class_of(&self.tasks, &label).ok_or_else(|| {
+            let known = self.tasks.iter().map(String::as_str);
+            let near = modelsmith_core::error::suggest(&spell(&label), known);
+            let name = self.name("task");
+            at.error(format!(
+                "column {name:?} names task {}; {near}",
+                spell(&label)
+            ))
+        })?;
+        Ok(Some(number))
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Packed {
     pub type_ids: Option<Vec<u32>>,
     /// Class of the sequence.
     pub class: Option<u32>,
+    /// Task of the sequence.
+    pub task: Option<u32>,
     /// Rows it was made of.
     pub rows: Vec<u64>,
     /// Token ids of the prompt, where an encoder reads it.
@@ -38,6 +40,7 @@ impl From<TokenSequence> for Packed {
             segments: None,
             type_ids: sequence.type_ids,
             class: sequence.class,
+            task: sequence.task,
             rows: vec![sequence.row],
             source: sequence.source,
         }

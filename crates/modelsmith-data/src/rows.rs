@@ -34,8 +34,10 @@ impl Held {
             return Self::Absent;
         };
         let same = |(id, label): (&u32, &i32)| *label != IGNORED && *id as i32 == *label;
-        let plain =
-            sequence.class.is_none() && sequence.type_ids.is_none() && sequence.source.is_none();
+        let plain = sequence.class.is_none()
+            && sequence.task.is_none()
+            && sequence.type_ids.is_none()
+            && sequence.source.is_none();
         if plain && sequence.ids.iter().zip(&sequence.labels).all(same) {
             Self::AllTrained {
                 ids: sequence.ids.into(),
@@ -86,7 +88,11 @@ impl TokenRows {
     pub(crate) fn read(&self, row: u64) -> Result<(Option<TokenSequence>, Counts)> {
         let (at, columns) = self.source.row(row)?;
         let example = self.form.example(&at, &columns)?;
-        self.tokeniser.sequence(row, &at, &example)
+        let (mut sequence, counts) = self.tokeniser.sequence(row, &at, &example)?;
+        if let Some(sequence) = &mut sequence {
+            sequence.task = self.form.task(&at, &columns)?;
+        }
+        Ok((sequence, counts))
     }
 
     /// The tokens of a row, `None` when it is left out.

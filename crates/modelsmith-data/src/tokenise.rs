@@ -25,6 +25,8 @@ pub struct TokenSequence {
     pub row: u64,
     /// Number of its class.
     pub class: Option<u32>,
+    /// Number of its task, where tasks are told apart.
+    pub task: Option<u32>,
     /// 0 for the tokens of the first text, 1 for the second, where there are two.
     pub type_ids: Option<Vec<u32>>,
     /// Token ids of the prompt, where an encoder reads it; `ids` are the answer alone then.
@@ -341,6 +343,7 @@ impl Tokeniser {
             ids: encoded.ids,
             row,
             class: Some(class),
+            task: None,
             type_ids: pair.map(|_| encoded.type_ids),
             source: None,
         })

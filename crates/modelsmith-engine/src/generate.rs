@@ -13,6 +13,7 @@ use modelsmith_core::hooks::{Hooks, Pass, virtual_tokens};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::to_vec;
 use modelsmith_hosts::{Head, KvCache, TokenInput, Transformer};
+use std::sync::Arc;
 
 /// How far to generate, and how.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub struct GenerateOptions {
     pub eos: Vec<u32>,
     /// How a token is chosen.
     pub sampler: Sampler,
+    /// Number of each prompt's task, for adapters that know several; their own choice where empty.
+    pub tasks: Vec<u32>,
 }
 
 impl Default for GenerateOptions {
@@ -34,6 +37,7 @@ impl Default for GenerateOptions {
             min_new_tokens: 0,
             eos: Vec::new(),
             sampler: Sampler::default(),
+            tasks: Vec::new(),
         }
     }
 }
@@ -79,9 +83,12 @@ pub fn generate(
     let mut cache = KvCache::new();
     let mut fresh: Vec<Vec<u32>> = rows.iter().map(|row| row.tokens.clone()).collect();
     let mut source = start.map(|_| Box::new(padded(host, prompts)));
+    // Prompts of adapters are asked for in the first pass, in which all rows are there.
+    let mut tasks = (!options.tasks.is_empty()).then(|| Arc::from(&options.tasks[..]));
     while !rows.is_empty() {
         let input = TokenInput {
             source: source.take(),
+            tasks: tasks.take(),
             ..padded(host, &fresh)
         };
         let logits = within(|| last_logits(host, &input, hooks, &mut cache))?;
@@ -119,6 +126,13 @@ fn check(
     if let Some(row) = prompts.iter().position(Vec::is_empty) {
         return Err(Error::Usage(format!(
             "prompt {row} has no token; give at least the token that begins a text"
+        )));
+    }
+    if !options.tasks.is_empty() && options.tasks.len() != prompts.len() {
+        return Err(Error::Usage(format!(
+            "{} tasks were given for {} prompts; give one for each",
+            options.tasks.len(),
+            prompts.len()
         )));
     }
     match prompts.iter().find(|prompt| prompt.len() > room) {

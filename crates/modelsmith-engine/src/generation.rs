@@ -257,6 +257,7 @@ fn settings(tokenizer: &Tokenizer, options: &TextOptions) -> GenerateOptions {
             repetition_penalty: options.repetition_penalty,
             seed: options.seed,
         },
+        tasks: Vec::new(),
     }
 }
 

@@ -20,40 +20,55 @@ use std::path::{Path, PathBuf};
 
 pub use modelsmith_hosts::Inspection;
 
-/// An adapter folder, or the run folder that holds one, and how much it counts.
+/// An adapter folder, or the run folder that holds one, how much it counts, and which of its tasks is meant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterRef {
     /// The folder.
     pub path: PathBuf,
     /// Multiplies the adapter's effect.
     pub weight: f64,
+    /// Task of texts that name none, of adapters that tell tasks apart; the first one where absent.
+    pub task: Option<String>,
 }
 
 impl AdapterRef {
-    /// Reads `FOLDER` or `FOLDER@WEIGHT`; a folder whose own name ends so is taken whole.
+    /// A folder at full weight.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            weight: 1.0,
+            task: None,
+        }
+    }
+
+    /// Reads `FOLDER`, `FOLDER@WEIGHT` or `FOLDER#TASK`; a folder whose own name ends so is taken whole.
     ///
     /// # Errors
     /// A weight that is not finite.
     pub fn parse(text: &str) -> Result<Self> {
-        let whole = || Self {
-            path: text.into(),
-            weight: 1.0,
-        };
         if Path::new(text).exists() {
-            return Ok(whole());
+            return Ok(Self::new(text));
+        }
+        if let Some((path, task)) = text.rsplit_once('#')
+            && Path::new(path).exists()
+        {
+            return Ok(Self {
+                task: Some(task.to_owned()),
+                ..Self::new(path)
+            });
         }
         let Some((path, weight)) = text.rsplit_once('@') else {
-            return Ok(whole());
+            return Ok(Self::new(text));
         };
         match weight.parse::<f64>() {
             Ok(weight) if weight.is_finite() => Ok(Self {
-                path: path.into(),
                 weight,
+                ..Self::new(path)
             }),
             Ok(weight) => Err(Error::Usage(format!(
                 "--adapter {text}: the weight {weight} is not finite"
             ))),
-            Err(_) => Ok(whole()),
+            Err(_) => Ok(Self::new(text)),
         }
     }
 
@@ -67,6 +82,9 @@ impl AdapterRef {
         let mut adapter = for_use(|| adapter_folder::read(&self.folder(), host, any_base))?;
         if self.weight != 1.0 {
             adapter.set_scale(self.weight)?;
+        }
+        if let Some(task) = &self.task {
+            adapter.choose_task(task)?;
         }
         Ok(adapter)
     }
@@ -319,18 +337,15 @@ mod tests {
         assert_eq!(
             read("a@0.5"),
             AdapterRef {
-                path: "a".into(),
-                weight: 0.5
+                weight: 0.5,
+                ..AdapterRef::new("a")
             }
         );
-        assert_eq!(
-            read("me@home/a"),
-            AdapterRef {
-                path: "me@home/a".into(),
-                weight: 1.0
-            }
-        );
+        assert_eq!(read("me@home/a"), AdapterRef::new("me@home/a"));
         assert!(AdapterRef::parse("a@inf").is_err());
+        // A task stands behind a folder that is there.
+        assert_eq!(read(".#b").task.as_deref(), Some("b"));
+        assert_eq!(read("nowhere#b"), AdapterRef::new("nowhere#b"));
     }
 
     #[test]

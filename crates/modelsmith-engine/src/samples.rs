@@ -134,7 +134,9 @@ impl Sampling<'_> {
             |row: &TokenSequence| parts(row).is_some_and(|(prompt, _)| prompt.len() <= longest);
         let sequences = self.choose(held_out, &fits)?;
         let pairs: Vec<(&[u32], &[u32])> = sequences.iter().filter_map(parts).collect();
-        let mut texts = |hooks: &[&dyn Hooks]| self.texts(&pairs, hooks, late);
+        let tasks: Option<Vec<u32>> = sequences.iter().map(|sequence| sequence.task).collect();
+        let tasks = tasks.unwrap_or_default();
+        let mut texts = |hooks: &[&dyn Hooks]| self.texts((&pairs, &tasks), hooks, late);
         let (before, after) = (texts(&[])?, texts(&[adapter.hooks()])?);
         let mut rows = Vec::with_capacity(pairs.len());
         for (at, (before, after)) in before.into_iter().zip(after).enumerate() {
@@ -157,7 +159,7 @@ impl Sampling<'_> {
     /// Greedy continuations of the prompts.
     fn texts(
         &self,
-        pairs: &[(&[u32], &[u32])],
+        (pairs, tasks): (&[(&[u32], &[u32])], &[u32]),
         hooks: &[&dyn Hooks],
         late: &mut bool,
     ) -> Result<Vec<String>> {
@@ -165,6 +167,7 @@ impl Sampling<'_> {
         let options = GenerateOptions {
             max_new_tokens: TOKENS,
             eos: self.ends(pairs)?,
+            tasks: tasks.to_vec(),
             ..GenerateOptions::default()
         };
         let began = Instant::now();

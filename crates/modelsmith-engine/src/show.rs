@@ -136,10 +136,7 @@ fn fit(
 ) -> Base {
     let options = crate::model::ModelOptions {
         host: Some(base.clone()),
-        adapters: vec![crate::model::AdapterRef {
-            path: folder.to_path_buf(),
-            weight: 1.0,
-        }],
+        adapters: vec![crate::model::AdapterRef::new(folder.to_path_buf())],
         ..crate::model::ModelOptions::default()
     };
     match crate::model::Model::load_on(&options, device) {

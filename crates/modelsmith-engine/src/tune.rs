@@ -124,6 +124,7 @@ impl Parts {
         let mut data = recipe.data.clone();
         let context = Context::read(&folder)?;
         data.apart = context.apart;
+        data.tasks = told_apart(method.tasks());
         let limit = room_for_text(context.limit, method.virtual_tokens())?;
         if data.max_length == 0 {
             let usual = room_for_text(context.usual, method.virtual_tokens())?;
@@ -149,6 +150,14 @@ impl Parts {
             data,
             adapter,
         })
+    }
+}
+
+/// The tasks that rows have to name: none where there is one only.
+pub(crate) fn told_apart(tasks: &[String]) -> Vec<String> {
+    match tasks.len() {
+        0 | 1 => Vec::new(),
+        _ => tasks.to_vec(),
     }
 }
 

@@ -47,10 +47,7 @@ fn world() -> World {
 }
 
 fn options(world: &World, adapter: Option<&Path>) -> ModelOptions {
-    let reference = |path: &Path| AdapterRef {
-        path: path.to_path_buf(),
-        weight: 1.0,
-    };
+    let reference = |path: &Path| AdapterRef::new(path.to_path_buf());
     ModelOptions {
         host: Some(world.model()),
         adapters: adapter.map(reference).into_iter().collect(),

@@ -22,10 +22,7 @@ fn an_adapter_takes_little_beside_its_own_bytes() {
         &[r#"method={name="lora", rank=64, target_modules="all-linear"}"#],
     );
     tune::run(recipe, &Stop::default(), &mut Silence).unwrap();
-    let adapter = AdapterRef {
-        path: world.runs().join("lora"),
-        weight: 1.0,
-    };
+    let adapter = AdapterRef::new(world.runs().join("lora"));
     let options = ModelOptions {
         host: Some(world.model()),
         device: "flex".into(),

@@ -7,8 +7,9 @@ use common::World;
 use modelsmith_core::files::{Reader, read_json};
 use modelsmith_core::host::Host;
 use modelsmith_core::parameters::Flat;
-use modelsmith_data::Tokenizer;
+use modelsmith_data::{DataConfig, Tokenizer};
 use modelsmith_engine::adapter_folder;
+use modelsmith_engine::eval::{self, EvalOptions, Figures, Task};
 use modelsmith_engine::generate::{GenerateOptions, generate};
 use modelsmith_engine::merge::{self, MergeOptions};
 use modelsmith_engine::model::{AdapterRef, Model, ModelOptions};
@@ -40,6 +41,7 @@ fn greedy_texts_behind_a_prompt_are_those_of_peft() {
         "prefix_qwen3",
         "prefix_opt",
         "t5",
+        "multitask_llama",
     ] {
         let folder = parity("prompt").join(case);
         let config: Value = read_json(folder.join("adapter_config.json")).unwrap();
@@ -59,12 +61,19 @@ fn greedy_texts_behind_a_prompt_are_those_of_peft() {
             eos: eos.into_iter().map(|id| id as u32).collect(),
             ..GenerateOptions::default()
         };
+        let of = |rows: &[u32]| GenerateOptions {
+            tasks: match case.starts_with("multitask") {
+                true => rows.to_vec(),
+                false => Vec::new(),
+            },
+            ..options.clone()
+        };
         // The second row is padded on the left.
         let rows = [text.clone(), text[1..].to_vec()];
         let hooks = [adapter.hooks()];
-        let found = generate(&host, &rows, &options, &hooks, &mut |_, _| true).unwrap();
+        let found = generate(&host, &rows, &of(&[1, 0]), &hooks, &mut |_, _| true).unwrap();
         assert_eq!(found[0], expected, "{case}");
-        let alone = generate(&host, &rows[1..], &options, &hooks, &mut |_, _| true).unwrap();
+        let alone = generate(&host, &rows[1..], &of(&[0]), &hooks, &mut |_, _| true).unwrap();
         assert_eq!(found[1], alone[0], "{case}");
     }
 }
@@ -224,4 +233,98 @@ fn a_trained_prompt_lowers_the_loss_is_loaded_again_and_cannot_be_merged() {
     let problem = merge::run(&options).map(|_| ()).unwrap_err().to_string();
     assert!(problem.contains("cannot be merged"), "{problem}");
     assert!(!options.output.exists());
+}
+
+/// Rows of two tasks that answer the same prompts otherwise.
+fn two_tasks(world: &World) -> PathBuf {
+    let path = world.folder.path().join("tasks.jsonl");
+    let row = |(number, task): (usize, &str)| {
+        let completion = if task == "yes" { " Yes." } else { " No." };
+        let prompt = format!("Where is {number}?");
+        serde_json::json!({"prompt": prompt, "completion": completion, "task": task}).to_string()
+    };
+    let rows = (0..24).flat_map(|number| ["yes", "no"].map(|task| row((number, task))));
+    std::fs::write(&path, rows.collect::<Vec<_>>().join("\n")).unwrap();
+    path
+}
+
+#[test]
+fn one_prompt_learns_two_tasks_and_resumes_to_the_same_bytes() {
+    let world = World::new();
+    let path = two_tasks(&world);
+    let data = format!("data.path={:?}", path.display().to_string());
+    let method = "method={name=\"multitask_prompt\", virtual_tokens=4, tasks=[\"yes\", \"no\"]}";
+    let changes = [
+        method,
+        data.as_str(),
+        "train.max_steps=60",
+        "train.learning_rate=0.1",
+    ];
+    let whole = world.run("whole", &changes);
+    let parted = world.run_in_two("parted", &changes, 7);
+    assert_eq!(
+        common::adapter_bytes(&whole),
+        common::adapter_bytes(&parted)
+    );
+    // Its own factors make a task's answers likelier than the other's do.
+    let loss = |task: &str, rows: &str| {
+        let kept = std::fs::read_to_string(&path).unwrap();
+        let kept = kept
+            .lines()
+            .filter(|line| line.contains(&format!("\"task\":\"{rows}\"")));
+        let file = world.folder.path().join(format!("{rows}.jsonl"));
+        std::fs::write(&file, kept.collect::<Vec<_>>().join("\n")).unwrap();
+        let adapter = format!("{}#{task}", whole.artifact.display());
+        let options = ModelOptions {
+            adapters: vec![AdapterRef::parse(&adapter).unwrap()],
+            device: "flex".into(),
+            ..ModelOptions::default()
+        };
+        let options = EvalOptions {
+            model: options,
+            data: DataConfig {
+                path: file,
+                ..DataConfig::default()
+            },
+            seed: 0,
+            mask_probability: 0.15,
+            task: Some(Task::Perplexity),
+            dump_logits: None,
+            dump_rows: 0,
+        };
+        match eval::run(&options).unwrap().figures {
+            Figures::Perplexity { loss, .. } => loss,
+            other => panic!("{other:?}"),
+        }
+    };
+    for (own, other) in [("yes", "no"), ("no", "yes")] {
+        let (right, wrong) = (loss(own, own), loss(other, own));
+        assert!(right < wrong, "{own}: {right} {wrong}");
+    }
+}
+
+#[test]
+fn rows_must_name_a_task_that_there_is() {
+    let world = World::new();
+    let path = two_tasks(&world);
+    let data = format!("data.path={:?}", path.display().to_string());
+    let refused = |method: &str, more: &[&str]| {
+        let changes = [&[method, data.as_str()], more].concat();
+        let recipe = world.recipe("refused", &changes);
+        Parts::load(&recipe).err().unwrap().to_string()
+    };
+    let other = "method={name=\"multitask_prompt\", tasks=[\"yes\", \"maybe\"]}";
+    let error = refused(other, &[]);
+    assert!(
+        error.contains("line 2") && error.contains("names task no"),
+        "{error}"
+    );
+    let both = "method={name=\"multitask_prompt\", tasks=[\"yes\", \"no\"]}";
+    let error = refused(both, &["data.columns={task=\"kind\"}"]);
+    assert!(error.contains("\"kind\" is missing"), "{error}");
+    let error = refused(both, &["data.packing=\"pack\""]);
+    assert!(
+        error.contains("data.packing") && error.contains("tasks"),
+        "{error}"
+    );
 }

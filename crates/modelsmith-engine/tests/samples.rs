@@ -22,10 +22,7 @@ fn asked_anew(world: &World, prompt: &str, adapter: Option<&Path>) -> String {
     let model = Model::load(&ModelOptions {
         host: Some(world.model()),
         adapters: adapter
-            .map(|path| AdapterRef {
-                path: path.to_path_buf(),
-                weight: 1.0,
-            })
+            .map(|path| AdapterRef::new(path.to_path_buf()))
             .into_iter()
             .collect(),
         device: "flex".to_owned(),

@@ -21,10 +21,7 @@ const METHODS: [(&str, &str); 6] = [
 ];
 
 fn reference(world: &World, name: &str) -> AdapterRef {
-    AdapterRef {
-        path: world.runs().join(name),
-        weight: 1.0,
-    }
+    AdapterRef::new(world.runs().join(name))
 }
 
 /// A host with an adapter of each method, trained long enough to differ.

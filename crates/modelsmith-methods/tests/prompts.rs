@@ -14,7 +14,7 @@ use modelsmith_hosts::{TokenInput, Transformer, load};
 use modelsmith_methods::{attachable, from_peft};
 use serde_json::{Map, Value, json};
 
-const CASES: [&str; 15] = [
+const CASES: [&str; 17] = [
     "llama",
     "llama_yarn",
     "gpt2",
@@ -30,6 +30,8 @@ const CASES: [&str; 15] = [
     "prefix_qwen3",
     "prefix_opt",
     "prefix_seqcls",
+    "multitask_llama",
+    "multitask_seqcls",
 ];
 
 /// Of the largest logit: the rounding of f32 sums in another order.
@@ -60,7 +62,10 @@ fn logits_are_those_of_peft() {
             .unwrap();
         let reader =
             Reader::open(parity("prompt").join(case).join("expected.safetensors")).unwrap();
-        let (input, mut mask) = input(&reader);
+        let (mut input, mut mask) = input(&reader);
+        if case.starts_with("multitask") {
+            input.tasks = Some([1, 0].into());
+        }
         if case.ends_with("seqcls") {
             // One row of logits a text.
             mask.truncate(input.dims()[0]);

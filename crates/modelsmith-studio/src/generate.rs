@@ -118,10 +118,7 @@ fn side(shared: &Shared, wanted: &Wanted, number: usize) -> Answer<ModelOptions>
         return Err(Refusal::new(StatusCode::CONFLICT, reason));
     }
     let host = Some(folders::recipe(shared, name)?.host.path);
-    let adapters = vec![AdapterRef {
-        path: adapter,
-        weight: 1.0,
-    }];
+    let adapters = vec![AdapterRef::new(adapter)];
     Ok(ModelOptions {
         host,
         adapters,

@@ -161,10 +161,7 @@ impl Bench<'_> {
         if path.is_file() {
             return read_json(path);
         }
-        let adapter = AdapterRef {
-            path: run.folder.join("adapter"),
-            weight: 1.0,
-        };
+        let adapter = AdapterRef::new(run.folder.join("adapter"));
         let record: Value = read_json(run.folder.join("data.json"))?;
         let scores = self.score(&run.recipe, vec![adapter], data, &record["classes"])?;
         atomic_json(path, &scores)?;

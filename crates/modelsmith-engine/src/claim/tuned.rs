@@ -116,10 +116,7 @@ fn fold(bench: &Bench, host: &Path, adapter: &Path, output: &Path) -> Result<()>
         model: ModelOptions {
             host: Some(host.to_path_buf()),
             device: bench.device.clone(),
-            adapters: vec![AdapterRef {
-                path: adapter.to_path_buf(),
-                weight: 1.0,
-            }],
+            adapters: vec![AdapterRef::new(adapter.to_path_buf())],
             ..ModelOptions::default()
         },
         output: output.to_path_buf(),

@@ -162,6 +162,10 @@ fn open(model: &Model, tokenizer: &Tokenizer, options: &EvalOptions) -> Result<D
     data.shuffle = false;
     data.group_by_length = false;
     data.apart = model.host.decoder_start().is_some();
+    // Where a task was chosen for an adapter, all rows are of it.
+    let open = model.adapters.iter().filter(|(one, _)| one.task.is_none());
+    let told = open.map(|(_, adapter)| crate::tune::told_apart(adapter.tasks()));
+    data.tasks = told.max_by_key(Vec::len).unwrap_or_default();
     let limit = model.max_length(tokenizer);
     if data.max_length == 0 {
         data.max_length = limit;

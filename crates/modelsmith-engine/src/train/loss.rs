@@ -10,6 +10,7 @@ use modelsmith_core::random::Stream;
 use modelsmith_data::{Batch, IGNORED};
 use modelsmith_hosts::{Head, OutputMatrix, TokenInput, Transformer};
 use modelsmith_kernels::{linear_cross_entropy, log_softmax};
+use std::sync::Arc;
 
 /// A batch as tensors, with the places of the head's output that count in the loss.
 #[derive(Clone)]
@@ -194,6 +195,7 @@ pub(crate) fn input_of(batch: &Batch, ids: Vec<u32>, device: &Device) -> TokenIn
             .source
             .as_ref()
             .map(|source| Box::new(input_of(source, source.ids.clone(), device))),
+        tasks: batch.tasks.as_deref().map(Arc::from),
     }
 }
 

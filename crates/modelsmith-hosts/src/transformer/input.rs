@@ -1,6 +1,7 @@
 //! What a transformer reads: token ids with padding, positions, packing and token types.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use std::sync::Arc;
 
 /// One batch of tokens, `[batch, time]` each.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct TokenInput {
     /// The texts that the encoder beside a decoder reads, a row each; the ids are the decoder's
     /// then. Given once where a cache is used: the cache holds what was made of it from then on.
     pub source: Option<Box<Self>>,
+    /// Number of each row's task, for hooks that know several.
+    pub tasks: Option<Arc<[u32]>>,
 }
 
 impl TokenInput {
@@ -33,6 +36,7 @@ impl TokenInput {
             segments: None,
             token_types: None,
             source: None,
+            tasks: None,
         }
     }
 

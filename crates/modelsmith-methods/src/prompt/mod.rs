@@ -7,6 +7,7 @@
 mod common;
 mod low_rank_prompt;
 mod ltp;
+mod multitask_prompt;
 mod prefix_tuning;
 mod prompt_tuning;
 mod residual_prompt;
@@ -14,6 +15,7 @@ mod residual_prompt;
 pub use common::start::Start;
 pub use low_rank_prompt::{Activation, Factors, Form, LowRankPromptConfig};
 pub use ltp::{Criterion, Layers, LtpConfig, Scope};
+pub use multitask_prompt::MultitaskPromptConfig;
 pub use prefix_tuning::PrefixTuningConfig;
 pub use prompt_tuning::PromptTuningConfig;
 pub use residual_prompt::{Nonlinearity, ResidualPromptConfig};
@@ -33,6 +35,7 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
     row::<LowRankPromptConfig>(LowRankPromptConfig::CARD, low_rank_prompt::defaults),
     row::<LowRankPromptConfig>(low_rank_prompt::LOPT1, low_rank_prompt::lopt1),
     row::<LowRankPromptConfig>(low_rank_prompt::LOPT2, low_rank_prompt::lopt2),
+    row::<MultitaskPromptConfig>(MultitaskPromptConfig::CARD, multitask_prompt::defaults),
     row::<LtpConfig>(LtpConfig::CARD, ltp::defaults),
 ];
 
@@ -44,6 +47,8 @@ pub const PEFT: &[(&str, FromPeft)] = &[
     (prefix_tuning::PROJECTED, prefix_tuning::from_peft),
     (residual_prompt::TYPE, residual_prompt::from_peft),
     (low_rank_prompt::TYPE, low_rank_prompt::from_peft),
+    (multitask_prompt::TYPE, multitask_prompt::from_peft),
+    (multitask_prompt::OWN_TYPE, multitask_prompt::from_peft),
     (ltp::TYPE, ltp::from_peft),
 ];
 

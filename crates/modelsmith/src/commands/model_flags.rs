@@ -14,9 +14,9 @@ pub(crate) struct ModelFlags {
     /// Folder of the model; by default the base that the adapter names
     #[arg(long, value_name = "MODEL")]
     host: Option<PathBuf>,
-    /// Adapter or run folder, with @WEIGHT behind it where it should count more or less; may be
-    /// repeated
-    #[arg(long, value_name = "FOLDER[@WEIGHT]")]
+    /// Adapter or run folder, with @WEIGHT behind it where it should count more or less, or #TASK
+    /// where it knows several; may be repeated
+    #[arg(long, value_name = "FOLDER[@WEIGHT|#TASK]")]
     adapter: Vec<String>,
     /// Accept an adapter that was made for a base with other weights
     #[arg(long)]

@@ -30,7 +30,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "MODEL")]
     host: PathBuf,
     /// Adapter or run folder and its name; may be repeated
-    #[arg(long, value_name = "NAME=FOLDER[@WEIGHT]")]
+    #[arg(long, value_name = "NAME=FOLDER[@WEIGHT|#TASK]")]
     adapter: Vec<String>,
     /// Folder whose folders are adapters, each under its own name
     #[arg(long, value_name = "FOLDER")]

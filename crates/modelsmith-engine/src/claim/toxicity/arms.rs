@@ -159,7 +159,7 @@ pub(super) struct Changed {
 }
 
 enum Attached {
-    Steering(Steering),
+    Steering(Box<Steering>),
     Adapter(Box<dyn Adapter>),
 }
 
@@ -174,10 +174,12 @@ impl Changed {
     }
 
     pub(super) fn hooks(&self) -> Vec<&dyn Hooks> {
-        let hooks = |attached| match attached {
-            &Attached::Steering(ref steering) => steering as &dyn Hooks,
-            Attached::Adapter(adapter) => adapter.hooks(),
-        };
+        fn hooks(attached: &Attached) -> &dyn Hooks {
+            match attached {
+                Attached::Steering(steering) => &**steering,
+                Attached::Adapter(adapter) => adapter.hooks(),
+            }
+        }
         self.attached.iter().map(hooks).collect()
     }
 }
@@ -275,7 +277,9 @@ impl World {
                 ..Changed::of(edited(&self.host, &[patch.at(alpha)])?)
             },
             By::States => Changed {
-                attached: Some(Attached::Steering(Steering::new(&self.host, patch, alpha))),
+                attached: Some(Attached::Steering(Box::new(Steering::new(
+                    &self.host, patch, alpha,
+                )))),
                 count: width,
                 ..self.unchanged()
             },

@@ -122,6 +122,7 @@ pub fn pairs(
                 seed: Stream::new(seed, &name).below(usize::MAX) as u64,
                 ..Sampler::default()
             },
+            ..GenerateOptions::default()
         };
         let texts = generate(host, &rows, &options, &[], &mut |_, _| true)?;
         for (prompt, drawn) in batch.iter().zip(texts.chunks_exact(samples)) {

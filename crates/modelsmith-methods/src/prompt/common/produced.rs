@@ -11,7 +11,7 @@ use crate::adapter::common::peft::{Taker, acted_on, sorted};
 use crate::prompt::prompt_tuning::PromptTuningConfig;
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Int, Tensor};
-use modelsmith_core::error::{Error, Result};
+use modelsmith_core::error::{Error, Result, suggest};
 use modelsmith_core::hooks::{ConvCall, EmbeddingCall, Hooks, LinearCall, NormCall, Pass};
 use modelsmith_core::host::Host;
 use modelsmith_core::layers::Linear;
@@ -25,8 +25,21 @@ use std::collections::BTreeMap;
 
 /// What makes the vectors.
 pub(crate) trait Producer: Module + ModuleDisplay + Send + Sync + 'static {
-    /// The vectors `[virtual_tokens, width]` of a pass.
+    /// The vectors `[virtual_tokens, width]` of a pass, of rows that name no task.
     fn vectors(&self, pass: &Pass) -> Tensor<2>;
+
+    /// The vectors `[1 or rows, virtual_tokens, width]` of a pass, of rows that may name tasks.
+    fn prompts(&self, pass: &Pass) -> Tensor<3> {
+        self.vectors(pass).unsqueeze()
+    }
+
+    /// Names of tasks, where it tells them apart.
+    fn tasks(&self) -> &[String] {
+        &[]
+    }
+
+    /// Makes a task that of rows that name none.
+    fn choose(&mut self, _task: usize) {}
 
     /// All that they are made from, by the names of the file.
     fn tensors(&self) -> BTreeMap<String, Flat>;
@@ -39,8 +52,10 @@ pub(crate) struct Described {
     pub(crate) kind: &'static str,
     pub(crate) virtual_tokens: usize,
     pub(crate) modules_to_save: Vec<String>,
-    /// The method's options.
+    /// The method's options, where files hold them whole; null otherwise.
     pub(crate) options: Value,
+    /// Further keys of the file.
+    pub(crate) further: Map<String, Value>,
 }
 
 /// The options of a saved prompt.
@@ -122,11 +137,15 @@ impl<P: Producer> Adapter for Produced<P> {
             kind,
             virtual_tokens,
             options,
+            further,
             ..
         } = &self.described;
         let width = self.embedding.outputs;
         let mut config = describe_prompt(host.info(), kind, *virtual_tokens, width);
-        config.insert("options".into(), options.clone());
+        if !options.is_null() {
+            config.insert("options".into(), options.clone());
+        }
+        config.extend(further.clone());
         Ok(AdapterFiles {
             config: sorted(config),
             tensors: self
@@ -142,6 +161,21 @@ impl<P: Producer> Adapter for Produced<P> {
         let saved = &self.described.modules_to_save;
         PromptTuningConfig::of_vectors(host, &Flat::new(vectors), self.heads.clone(), saved)?
             .files(host)
+    }
+
+    fn tasks(&self) -> &[String] {
+        self.producer.tasks()
+    }
+
+    fn choose_task(&mut self, name: &str) -> Result<()> {
+        let tasks = self.producer.tasks();
+        let found = tasks.iter().position(|task| task == name);
+        let task = found.ok_or_else(|| {
+            let near = suggest(name, tasks.iter().map(String::as_str));
+            Error::Usage(format!("the adapter has no task {name}; {near}"))
+        })?;
+        self.producer.choose(task);
+        Ok(())
     }
 
     fn is_mergeable(&self) -> bool {
@@ -168,7 +202,7 @@ impl<P: Producer> Adapter for Produced<P> {
 
 impl<P: Producer> Hooks for Produced<P> {
     fn prompt(&self, pass: &Pass) -> Option<Tensor<3>> {
-        Some(self.producer.vectors(pass).unsqueeze())
+        Some(self.producer.prompts(pass))
     }
 
     fn embedding(&self, call: EmbeddingCall<'_>, ids: Tensor<2, Int>) -> Tensor<3> {

@@ -249,6 +249,7 @@ impl LowRankPromptConfig {
             virtual_tokens: self.virtual_tokens,
             modules_to_save: self.modules_to_save.clone(),
             options: json!(self),
+            further: Map::new(),
         }
     }
 

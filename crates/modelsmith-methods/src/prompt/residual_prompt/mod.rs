@@ -175,6 +175,7 @@ impl ResidualPromptConfig {
             virtual_tokens: self.virtual_tokens,
             modules_to_save: self.modules_to_save.clone(),
             options: json!(self),
+            further: Map::new(),
         }
     }
 
