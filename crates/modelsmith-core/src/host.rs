@@ -1,10 +1,10 @@
 //! What every host offers to methods and drivers, whatever its architecture.
 
-use crate::error::Result;
-use crate::hooks::AttentionShape;
-use crate::parameters::Flat;
+use crate::error::{Error, Result};
+use crate::hooks::{AttentionShape, Hooks, Pass};
+use crate::parameters::{Flat, Parameters};
 use crate::sites::{Site, SiteKind};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde_json::Value;
 
 /// Facts about a loaded host that adapters and files refer to.
@@ -91,4 +91,36 @@ pub trait Host: Send + Sync {
 
     /// Where the weights live.
     fn device(&self) -> Device;
+}
+
+/// A network that tells classes of images apart. Its parameters go by the names of its weights, so that it can be
+/// trained as a whole too.
+pub trait ImageHost: Host + Parameters {
+    /// Channels, height and width of the images it reads.
+    fn input(&self) -> [usize; 3];
+
+    /// Number of classes.
+    fn classes(&self) -> usize;
+
+    /// What its last layer reads, `[batch, width]`, of images `[batch, channels, height, width]`.
+    fn features(&self, images: Tensor<4>, pass: &Pass, hooks: &[&dyn Hooks]) -> Tensor<2>;
+
+    /// The last layer: features `[batch, width]` to logits `[batch, classes]`.
+    fn classify(&self, features: Tensor<2>, pass: &Pass, hooks: &[&dyn Hooks]) -> Tensor<2>;
+
+    /// Logits `[batch, classes]` of images `[batch, channels, height, width]`.
+    ///
+    /// # Errors
+    /// Images of another size.
+    fn logits(&self, images: Tensor<4>, pass: &Pass, hooks: &[&dyn Hooks]) -> Result<Tensor<2>> {
+        let [_, found @ ..] = images.dims();
+        let expected = self.input();
+        if found != expected {
+            return Err(Error::Failed(format!(
+                "images of {found:?} (channels, height, width); {} reads {expected:?}",
+                self.info().architecture
+            )));
+        }
+        Ok(self.classify(self.features(images, pass, hooks), pass, hooks))
+    }
 }

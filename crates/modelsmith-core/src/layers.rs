@@ -170,6 +170,34 @@ impl Conv2d {
     }
 }
 
+/// A normalisation over groups of channels, with a weight and a bias a channel (Wu and He, arXiv 1803.08494).
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[channels]`.
+    pub bias: Param<Tensor<1>>,
+    /// Groups of neighbouring channels; they divide the channels.
+    #[module(skip)]
+    pub groups: usize,
+    /// Added to the variance.
+    #[module(skip)]
+    pub epsilon: f64,
+}
+
+impl GroupNorm {
+    /// `[batch, channels, height, width]`: mean and variance are those of a picture's group.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let x = x.reshape([batch, self.groups, channels / self.groups * height * width]);
+        let centred = x.clone() - x.mean_dim(2);
+        let variance = centred.clone().square().mean_dim(2);
+        let y = centred / (variance + self.epsilon).sqrt();
+        let each = |of: &Param<Tensor<1>>| of.val().reshape([1, channels, 1, 1]);
+        y.reshape([batch, channels, height, width]) * each(&self.weight) + each(&self.bias)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +227,19 @@ mod tests {
         let y = run(plain);
         assert_eq!(y, [-1.5, -2.5, 12.5, 29.5]);
         assert_eq!(y, run(transposed));
+    }
+
+    #[test]
+    fn groups_of_channels_are_normalised_apart() {
+        let device = Device::flex();
+        let x = Tensor::<4>::from_floats([[[[1.0]], [[3.0]], [[10.0]], [[30.0]]]], &device);
+        let norm = GroupNorm {
+            weight: frozen(Tensor::from_floats([1.0, 2.0, 1.0, 1.0], &device)),
+            bias: frozen(Tensor::from_floats([0.0, 0.5, 0.0, 0.0], &device)),
+            groups: 2,
+            epsilon: 0.0,
+        };
+        assert_eq!(to_vec(norm.forward(x)), [-1.0, 2.5, -1.0, 1.0]);
     }
 
     #[test]

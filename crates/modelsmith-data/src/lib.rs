@@ -6,7 +6,7 @@
 //!
 //! [`Dataset::open`] does all of it from a [`DataConfig`]. Rows are read by position, so a data
 //! set larger than memory is shuffled like a small one, and both give the same batches.
-//! [`house`] generates the project's own corpus.
+//! [`house`] generates the project's own corpus; [`images`] are files of pictures.
 
 mod apart;
 mod batch;
@@ -19,6 +19,7 @@ pub mod edits;
 mod encode;
 mod format;
 pub mod house;
+pub mod images;
 mod loader;
 mod mask;
 mod pack;

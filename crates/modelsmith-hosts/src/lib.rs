@@ -2,12 +2,14 @@
 //! is a site that hooks can read and change.
 //!
 //! [`load`] reads a model folder, [`random`] starts a fresh model, [`save`] writes one out again,
-//! [`describe`] lists what is in it.
+//! [`describe`] lists what is in it. [`ConvNet`] is a host of images.
 
+mod conv;
 mod inspect;
 mod save;
 mod transformer;
 
+pub use conv::{ConvNet, ConvNetConfig};
 pub use inspect::{Inspection, MemoryEstimate, SiteEntry, describe};
 pub use save::{SIDE_FILES, save};
 pub use transformer::{

@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use crate::config::{DataConfig, Document, Kind};
 pub use location::Location;
 use parquet::ParquetFile;
+pub(crate) use parquet::guarded;
 pub(crate) use parse::short;
 use parse::{Layout, record};
 pub use split::MAX_ROW;

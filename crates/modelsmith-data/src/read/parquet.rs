@@ -101,7 +101,7 @@ impl ParquetFile {
 }
 
 /// The decoder panics on some malformed files; that is the file's fault, not the program's.
-fn guarded<T>(
+pub(crate) fn guarded<T>(
     path: &Path,
     read: impl FnOnce() -> Result<T, parquet::errors::ParquetError>,
 ) -> Result<T> {
