@@ -89,7 +89,10 @@ impl ConvNetConfig {
             .chain(&self.hidden_sizes)
             .any(|size| *size == 0)
         {
-            return Err(Error::config("conv_sizes, hidden_sizes", "hold a size of 0"));
+            return Err(Error::config(
+                "conv_sizes, hidden_sizes",
+                "hold a size of 0",
+            ));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             let problem = format!("is {}; must be above 0", self.norm_eps);
@@ -104,10 +107,10 @@ impl ConvNetConfig {
             .and_then(|blocks| 2_usize.checked_pow(blocks));
         let divides = |side: &usize| parts.is_some_and(|parts| *side > 0 && side % parts == 0);
         if !self.image_size.iter().all(divides) {
+            let blocks = self.conv_sizes.len();
             let problem = format!(
-                "is {:?}; {} blocks halve both sides, so 2^{0} must divide them",
-                self.image_size,
-                self.conv_sizes.len()
+                "is {:?}; {blocks} blocks halve both sides, so 2^{blocks} must divide them",
+                self.image_size
             );
             return Err(Error::config("image_size", problem));
         }

@@ -50,7 +50,10 @@ impl ConvNet {
             }
         })?;
         let names = net.weight_names();
-        match checkpoint.names().find(|name| !names.iter().any(|n| n == name)) {
+        match checkpoint
+            .names()
+            .find(|name| !names.iter().any(|n| n == name))
+        {
             None => Ok(net),
             Some(surplus) => {
                 let hint = suggest(surplus, names.iter().map(String::as_str));
@@ -108,7 +111,13 @@ impl ConvNet {
         let mut layers = Vec::new();
         for (number, outputs) in config.hidden_sizes.iter().enumerate() {
             let path = format!("layers.{number}");
-            site(&mut sites, &path, SiteKind::Linear, [inputs, *outputs], false);
+            site(
+                &mut sites,
+                &path,
+                SiteKind::Linear,
+                [inputs, *outputs],
+                false,
+            );
             layers.push(dense(&path, [inputs, *outputs], give)?);
             inputs = *outputs;
         }
