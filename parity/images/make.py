@@ -1,7 +1,7 @@
 """Writes what Pillow makes of small pictures: decoded, and resized by its bilinear filter.
 
 Needs Pillow, numpy and pyarrow. `pictures.parquet` has good rows and `broken.parquet` bad ones, in the layout of
-Hugging Face's image data sets; `resized.json` has sizes and values.
+Hugging Face's image data sets; `resized.json` has sizes and values. `colours.parquet` is a set that a network learns.
 """
 
 import io
@@ -38,7 +38,7 @@ def table(name, rows):
         "image": pa.array([row[0] for row in rows], image),
         "label": pa.array([row[1] for row in rows], pa.int64()),
     }
-    pq.write_table(pa.table(columns), HERE / name, row_group_size=2)
+    pq.write_table(pa.table(columns), HERE / name, row_group_size=len(rows) // 2)
 
 
 sizes = [((32, 32), (16, 16)), ((32, 32), (12, 20)), ((19, 7), (8, 8)), ((9, 14), (21, 30)), ((5, 5), (5, 2))]
@@ -74,6 +74,13 @@ broken = [
     (None, 2),
     ({"bytes": b"", "path": None}, 2),
 ]
+# Three colours, of which the brightest is the class.
+colours = []
+for number in range(90):
+    values = random.integers(0, 120, (8, 8, 3)).astype(np.uint8)
+    values[..., number % 3] += 120
+    colours.append(({"bytes": encoded(values, "PNG"), "path": None}, number % 3))
+table("colours.parquet", colours)
 table("pictures.parquet", rows)
 table("broken.parquet", broken)
 text = {"pillow": PIL.__version__, "resized": resized, "decoded": decoded}

@@ -46,6 +46,7 @@ mod tensorboard;
 mod text_stream;
 pub mod train;
 pub mod tune;
+pub mod vision;
 
 pub use memory::peak_resident;
 pub use modelsmith_core::error::{Error, Result};

@@ -4,6 +4,7 @@ mod common;
 
 use common::World;
 use common::claims::{options, run};
+use modelsmith_engine::claim::Verdict;
 use modelsmith_engine::claim::file::{Claim, Tier};
 use std::fs;
 
@@ -537,5 +538,222 @@ fn every_kind_refuses_what_it_cannot_do() {
         let error = Claim::parse(&good.replacen(from, to, 1), "99-kind").unwrap_err();
         assert_eq!(error.exit_code(), 2, "{error}");
         assert!(error.to_string().contains(expected), "{to}: {error}");
+    }
+}
+
+/// A claim about pictures of three colours.
+const DELTAS: &str = r#"
+card = 99
+title = "Deltas"
+statement = "Several magnitudes are nearer to the difference than one."
+source = "this test"
+
+[[experiment]]
+id = "edits"
+description = "pictures of three colours"
+
+[experiment.deltas]
+train = "$IMAGES/colours.parquet"
+test = "$IMAGES/colours.parquet"
+size = [8, 8]
+before = { images = 40, fit = { epochs = 4, batch_size = 8, learning_rate = 3e-3 } }
+after = { images = 30, fit = { epochs = 2, batch_size = 8, learning_rate = 1e-3 } }
+development = 10
+smoke = 1.0
+#EDITS
+
+[experiment.tiers.smoke]
+seeds = 2
+items = 24
+
+[experiment.tiers.full]
+seeds = 2
+
+[[experiment.arms]]
+id = "post"
+method = { name = "none" }
+
+[[experiment.arms]]
+id = "bits"
+method = { name = "bitdelta", blocks = 16 }
+
+[[experiment.arms]]
+id = "bit"
+method = { name = "bitdelta" }
+
+[[experiment.arms]]
+id = "products"
+method = { name = "dare", p = 0.5, k = 0.5, mask = "gradient" }
+
+[[experiment.arms]]
+id = "chosen"
+method = { name = "chosen" }
+
+[[experiment.arms]]
+id = "back"
+method = { name = "chain", operators = [{ name = "expo", alpha = -0.5 }, { name = "expo", alpha = -1.0 }] }
+
+[[experiment.tests]]
+id = "accuracy"
+
+[[experiment.tests]]
+id = "loss"
+
+[[experiment.tests]]
+id = "change"
+
+[[experiment.tests]]
+id = "bits"
+
+[[experiment.expect]]
+arm = "bits"
+baseline = "bit"
+test = "change"
+metric = "amount"
+direction = "lower"
+
+[[experiment.expect]]
+arm = "back"
+baseline = "post"
+test = "loss"
+metric = "loss"
+direction = "reported"
+
+[[experiment.expect]]
+arm = "bit"
+baseline = "post"
+test = "bits"
+metric = "amount"
+direction = "lower"
+
+[[experiment.expect]]
+arm = "chosen"
+baseline = "post"
+test = "accuracy"
+direction = "reported"
+"#;
+
+fn deltas(text: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../parity/images");
+    text.replace("$IMAGES", folder)
+}
+
+#[test]
+fn edits_of_a_difference_are_compared_image_by_image() {
+    let world = World::new();
+    let options = options(&world, &deltas(DELTAS), Tier::Smoke);
+    let (report, said) = run(&options);
+    assert_eq!(said.len(), 12, "{said:?}");
+    assert_eq!(report.verdict, Verdict::Supported, "{report:#?}");
+    let experiment = &report.experiments[0];
+    let figure = |arm: usize, test: usize| &experiment.arms[arm].figures[test];
+    // Tests in the order in which something is expected of them: change, loss, bits, accuracy.
+    let [post, bit, back] = [0, 2, 5];
+    assert_eq!((figure(post, 0).mean, figure(post, 2).mean), (0.0, 32.0));
+    assert_eq!(figure(back, 0).mean, 1.0);
+    assert!(figure(bit, 2).mean < 32.0);
+    // All the way back is the network before, but for the rounding of a sum.
+    let alone = experiment.untrained[1].mean;
+    assert!((figure(back, 1).mean - alone).abs() < 1e-5);
+    assert_ne!(figure(post, 1).each[0], figure(post, 1).each[1]);
+    assert_eq!(experiment.comparisons[1].items, 24);
+    let (again, said) = run(&options);
+    assert!(said.iter().all(|line| line.contains("finished before")));
+    assert_eq!(again.experiments[0].comparisons, experiment.comparisons);
+    // An arm that was left half done is made anew from the networks that were kept, and comes to the same.
+    for arm in &experiment.arms[2..4] {
+        fs::remove_file(arm.runs[1].join("scores.json")).unwrap();
+    }
+    let (again, _) = run(&options);
+    assert_eq!(again.experiments[0].comparisons, experiment.comparisons);
+}
+
+#[test]
+fn what_an_edit_does_to_the_loss_is_told_and_measured() {
+    let world = World::new();
+    let start = DELTAS.find("[[experiment.arms]]").unwrap();
+    let head = DELTAS[..start].replace(
+        "#EDITS",
+        r#"edits = [
+  { name = "dare", p = 0.5, k = -1.0 },
+  { name = "dare", p = 0.9 },
+  { name = "dare", p = 0.1, k = 0.5 },
+]"#,
+    );
+    let tail = r#"
+[[experiment.arms]]
+id = "exact"
+method = { name = "exact" }
+
+[[experiment.arms]]
+id = "trapezoid"
+method = { name = "riemann", points = 8, rule = "trapezoid" }
+
+[[experiment.arms]]
+id = "law"
+method = { name = "law" }
+
+[[experiment.tests]]
+id = "agreement"
+
+[[experiment.tests]]
+id = "error"
+
+[[experiment.expect]]
+arm = "trapezoid"
+baseline = "exact"
+test = "agreement"
+direction = "as_good"
+margin = 0.1
+reason = "A sum of many points."
+
+[[experiment.expect]]
+arm = "law"
+baseline = "exact"
+test = "error"
+metric = "amount"
+direction = "reported"
+"#;
+    let options = options(&world, &deltas(&(head.clone() + tail)), Tier::Smoke);
+    let (report, _) = run(&options);
+    assert_eq!(report.verdict, Verdict::Supported, "{report:#?}");
+    let [exact, trapezoid, law] = report.experiments[0].arms.as_slice() else {
+        panic!("{report:?}")
+    };
+    assert!((exact.figures[0].mean - 1.0).abs() < 1e-9);
+    assert_eq!(exact.figures[1].mean, 0.0);
+    let untold = report.experiments[0].untrained[1].mean;
+    assert!(trapezoid.figures[1].mean < 0.1 * untold);
+    assert!(law.figures[1].mean > 0.0);
+    // The law is about DARE with random masks alone.
+    let text =
+        deltas(&(head + tail)).replace("{ name = \"dare\", p = 0.9 }", "{ name = \"bitdelta\" }");
+    let error = Claim::parse(&text, "99-tiny").unwrap_err().to_string();
+    assert!(error.contains("about dare with random masks"), "{error}");
+}
+
+#[test]
+fn experiments_of_deltas_are_checked() {
+    for (from, to, expected) in [
+        (
+            "development = 10",
+            "development = 0",
+            "deltas.development: is 0",
+        ),
+        ("smoke = 1.0", "smoke = 1.5", "deltas.smoke: is 1.5"),
+        ("epochs = 4", "epochs = 0", "epochs, batch_size: hold 0"),
+        ("\"none\" }", "\"non\" }", "unknown"),
+        ("\"none\" }", "\"none\", p = 1 }", "p: unknown key"),
+        ("blocks = 16", "blocks = 300", "method.blocks: is 300"),
+        (
+            "id = \"loss\"",
+            "id = \"los\"",
+            "tests.los: is no score of deltas",
+        ),
+    ] {
+        assert!(DELTAS.contains(from), "{from}");
+        let text = deltas(&DELTAS.replacen(from, to, 1));
+        let error = Claim::parse(&text, "99-tiny").unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}\n{expected}");
     }
 }

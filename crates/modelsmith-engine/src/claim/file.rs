@@ -1,6 +1,7 @@
 //! What a claim says: `claims/NN-name.toml`, read strictly.
 
 use super::collapse::Collapse;
+use super::deltas::Deltas;
 use super::edits::HouseEdits;
 use super::measured::Kind;
 use super::policy::Policy;
@@ -78,7 +79,7 @@ pub struct Experiment {
     /// Questions and facts of the house world, written to the folder that `$CLAIM` names.
     pub house: Option<HouseData>,
     /// Facts of the house world that every arm writes into its model. An experiment with this or one of the next
-    /// three has no recipe: its arms change a model in their own way.
+    /// four has no recipe: its arms change a model in their own way.
     pub edits: Option<HouseEdits>,
     /// Words of which every arm edits one at a time, each in the model as it was.
     pub collapse: Option<Collapse>,
@@ -86,6 +87,8 @@ pub struct Experiment {
     pub toxicity: Option<Toxicity>,
     /// Texts on which feedback changes what is allowed.
     pub policy: Option<Policy>,
+    /// Images, and edits of what a network learns of them.
+    pub deltas: Option<Deltas>,
     /// Files to put into the folder that `$CLAIM` names, those of one name one behind the other.
     pub prepare: Vec<Prepared>,
     /// Runs that the arms build upon, made before them and once.
@@ -294,11 +297,12 @@ impl Experiment {
     /// # Errors
     /// Two such kinds at once.
     pub(super) fn kind(&self) -> Result<Option<&dyn Kind>> {
-        let all: [Option<&dyn Kind>; 4] = [
+        let all: [Option<&dyn Kind>; 5] = [
             self.edits.as_ref().map(|kind| kind as &dyn Kind),
             self.collapse.as_ref().map(|kind| kind as &dyn Kind),
             self.toxicity.as_ref().map(|kind| kind as &dyn Kind),
             self.policy.as_ref().map(|kind| kind as &dyn Kind),
+            self.deltas.as_ref().map(|kind| kind as &dyn Kind),
         ];
         match all.into_iter().flatten().collect::<Vec<_>>()[..] {
             [] => Ok(None),

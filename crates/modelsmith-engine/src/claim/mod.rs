@@ -14,6 +14,7 @@ mod arms;
 pub mod bootstrap;
 mod check;
 mod collapse;
+mod deltas;
 mod document;
 mod edits;
 mod experiment;
@@ -32,6 +33,7 @@ mod tuned;
 mod verdict;
 
 pub use collapse::Collapse;
+pub use deltas::{Deltas, Training};
 pub use document::document;
 pub use edits::HouseEdits;
 pub use items::Scores;

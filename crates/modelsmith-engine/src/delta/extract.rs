@@ -6,7 +6,7 @@ use crate::recipe::Named;
 use crate::registry;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::{Checkpoint, DType, Durability, TensorSpec, write_in_parts};
-use modelsmith_methods::delta::{Encoded, Operator, Place};
+use modelsmith_methods::delta::{Encoded, Operator, Place, chain};
 use rayon::prelude::*;
 use regex::Regex;
 use serde::Serialize;
@@ -224,19 +224,11 @@ impl Editor {
             .only
             .as_ref()
             .is_none_or(|only| only.is_match(place.name));
-        let wanting: Vec<_> = self
-            .operators
-            .iter()
-            .filter(|(_, one)| wanted && one.wants(place))
-            .collect();
-        let Some(((_, last), first)) = wanting.split_last() else {
+        let operators = self.operators.iter().map(|(_, operator)| &**operator);
+        let operators: Vec<&dyn Operator> = operators.filter(|_| wanted).collect();
+        let Some(encoded) = chain(&operators, place, &delta)? else {
             return Ok(Encoded::dense_or_sparse(delta));
         };
-        let mut edited = delta.clone();
-        for (_, operator) in first {
-            operator.apply(place, &mut edited)?;
-        }
-        let encoded = last.encode(place, edited)?;
         let change: Vec<f32> = encoded
             .decode()
             .iter()

@@ -19,6 +19,7 @@ mod source;
 mod stream;
 mod work_folder;
 
+pub(crate) use extract::norm;
 pub use file::{Entry, Record};
 
 use modelsmith_core::error::Result;

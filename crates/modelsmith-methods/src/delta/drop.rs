@@ -117,6 +117,12 @@ impl Dare {
         (self.k as f32, kept as f32)
     }
 
+    /// Variance of the factor of an entry, `(1 - k)² p / (1 - p)`, whose mean is 1: to second order the loss grows by half
+    /// of it times `Σ H_ii ΔW_i²`. Infinite at `p = 1`.
+    pub fn variance(&self) -> f64 {
+        (1.0 - self.k).powi(2) * self.p / (1.0 - self.p)
+    }
+
     /// Applies it with a mask given, 1 (true) where an entry is dropped; the slices are equally long.
     pub fn with_mask(&self, delta: &mut [f32], dropped: impl Fn(usize, f32) -> bool) {
         let (drop, keep) = self.factors();

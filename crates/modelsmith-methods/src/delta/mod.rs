@@ -33,7 +33,7 @@ pub use magnitude::Magnitude;
 pub use magprune::{Della, keep_probabilities};
 #[doc(hidden)]
 pub use pulp::Arch;
-pub use scale::Scale;
+pub use scale::{Choice, Scale, choose_alpha};
 #[doc(hidden)]
 pub use wide::Once;
 
@@ -87,9 +87,10 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Whether this is a matrix inside a block: neither vector nor embedding nor output head, by the usual names.
+    /// Whether this is a matrix or a convolution's kernel inside a block: neither vector nor embedding nor output head,
+    /// by the usual names.
     pub fn is_projection(&self) -> bool {
-        const ENDS: [&str; 8] = [
+        const ENDS: [&str; 9] = [
             "embed",
             "lm_head",
             "wte",
@@ -97,9 +98,10 @@ impl<'a> Place<'a> {
             "shared",
             "embd",
             "score",
+            "classifier",
             "output.weight",
         ];
-        self.shape.len() == 2 && !ENDS.iter().any(|part| self.name.contains(part))
+        matches!(self.shape.len(), 2 | 4) && !ENDS.iter().any(|part| self.name.contains(part))
     }
 
     /// The random words of this tensor.
@@ -139,6 +141,28 @@ pub trait Operator: Send + Sync {
 
     /// The options as written, for records.
     fn options(&self) -> Value;
+}
+
+/// The difference of one tensor after those of the operators that want it, one after the other; the last of them says
+/// how it is stored. `None` where none wants it.
+///
+/// # Errors
+/// As [`Operator::apply`].
+pub fn chain(
+    operators: &[&dyn Operator],
+    place: &Place<'_>,
+    delta: &[f32],
+) -> Result<Option<Encoded>> {
+    let wanting = operators.iter().filter(|operator| operator.wants(place));
+    let wanting: Vec<_> = wanting.collect();
+    let Some((last, first)) = wanting.split_last() else {
+        return Ok(None);
+    };
+    let mut edited = delta.to_vec();
+    for operator in first {
+        operator.apply(place, &mut edited)?;
+    }
+    last.encode(place, edited).map(Some)
 }
 
 /// A value that must be finite and within bounds.

@@ -10,10 +10,10 @@
 
 use modelsmith_core::Result;
 use modelsmith_core::error::Error;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where the integrand is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// C points, the left end of each step.
@@ -66,6 +66,33 @@ pub fn riemann(
         ));
     }
     Ok(Riemann { total, tensors })
+}
+
+/// Entries of `ΔW ⊙ ∇L` by sign: where the loss falls along the difference, where it stays, where it rises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Signs {
+    /// Products below 0.
+    pub negative: u64,
+    /// Products of 0.
+    pub zero: u64,
+    /// Products above 0.
+    pub positive: u64,
+}
+
+/// Counts the signs of the products of a difference with a gradient; the slices are equally long.
+pub fn signs(delta: &[f32], gradient: &[f32]) -> Signs {
+    let mut signs = Signs::default();
+    for (delta, gradient) in delta.iter().zip(gradient) {
+        // The signs are compared, since a product of small numbers is 0.
+        let product = delta.signum() * gradient.signum();
+        let count = match *delta == 0.0 || *gradient == 0.0 {
+            true => &mut signs.zero,
+            false if product < 0.0 => &mut signs.negative,
+            false => &mut signs.positive,
+        };
+        *count += 1;
+    }
+    signs
 }
 
 fn check(gradients: &[Vec<f32>], perturbation: &[&[f32]]) -> Result<()> {

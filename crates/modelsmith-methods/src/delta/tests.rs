@@ -389,3 +389,65 @@ fn pruning_and_voting_give_pefts_numbers() {
         1e-6,
     );
 }
+
+#[test]
+fn a_chain_passes_over_operators_that_do_not_want_the_tensor() {
+    let delta = [0.4, -0.1, 0.2, -0.6, 0.3, 0.1];
+    let (bits, twice) = (BitDelta::default(), Scale { alpha: 1.0 });
+    let operators: [&dyn Operator; 2] = [&twice, &bits];
+    let chained = |name: &str, shape: &[usize], operators: &[&dyn Operator]| {
+        let place = Place::new(name, shape, 1);
+        chain(operators, &place, &delta).unwrap()
+    };
+    let kernel = chained("blocks.0.conv.weight", &[1, 1, 2, 3], &operators).unwrap();
+    assert_eq!(kernel.form(), "signs");
+    assert!((kernel.decode()[0] - 2.0 * 1.7 / 6.0).abs() < 1e-6);
+    let head = chained("classifier.weight", &[2, 3], &operators).unwrap();
+    assert_eq!(head.decode(), delta.map(|x| 2.0 * x));
+    assert_eq!(chained("classifier.weight", &[2, 3], &operators[1..]), None);
+}
+
+#[test]
+fn the_variance_of_the_factor_is_that_of_the_law() {
+    for (k, p, expected) in [
+        (0.0, 0.5, 1.0),
+        (-1.0, 0.5, 4.0),
+        (0.5, 0.9, 2.25),
+        (1.0, 0.9, 0.0),
+    ] {
+        let dare = Dare {
+            p,
+            k,
+            mask: Bias::Random,
+        };
+        assert!((dare.variance() - expected).abs() < 1e-9);
+        let (drop, keep) = dare.factors();
+        let [drop, keep] = [drop, keep].map(f64::from);
+        let mean = p * drop + (1.0 - p) * keep;
+        let variance = p * (drop - mean).powi(2) + (1.0 - p) * (keep - mean).powi(2);
+        assert!((mean - 1.0).abs() < 1e-6 && (variance - expected).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn a_factor_is_chosen_on_the_side_where_the_loss_falls() {
+    let loss = |alpha: f64| Ok((alpha - 0.32_f64).powi(2));
+    let choice = choose_alpha(-0.64, 0.1, loss).unwrap();
+    assert!((choice.alpha - 0.3).abs() < 1e-9 && choice.curve.len() == 11);
+    let choice = choose_alpha(0.1, 0.1, |alpha| Ok((alpha + 0.5).powi(2))).unwrap();
+    assert!((choice.alpha + 0.5).abs() < 1e-9 && choice.curve[0].0 == -1.0);
+    assert_eq!(choose_alpha(0.1, 0.25, loss).unwrap().alpha, 0.0);
+    assert!(choose_alpha(0.1, 0.0, loss).is_err());
+    assert!(choose_alpha(0.1, 0.1, |_| Ok(f64::NAN)).is_err());
+}
+
+#[test]
+fn products_are_counted_by_sign_however_small() {
+    let found = riemann::signs(&[1e-30, -1.0, 0.0, 2.0], &[1e-30, 1.0, 3.0, -0.5]);
+    let expected = riemann::Signs {
+        negative: 2,
+        zero: 1,
+        positive: 1,
+    };
+    assert_eq!(found, expected);
+}
