@@ -5,7 +5,7 @@
 //! hook can act before, after, instead of, or several times around it. The slice of hooks is an
 //! onion: the first is the outermost. With no hooks a host computes directly.
 
-use crate::layers::{Conv2d, Embedding, Linear, Norm};
+use crate::layers::{BatchNorm, Conv2d, Embedding, Linear, Norm};
 use crate::mask::Mask;
 use crate::random::Stream;
 use crate::sites::Site;
@@ -136,6 +136,8 @@ pub type LinearCall<'a> = Call<'a, Linear, Tensor<3>, Tensor<3>>;
 pub type ConvCall<'a> = Call<'a, Conv2d, Tensor<4>, Tensor<4>>;
 /// Call at a normalisation: `[batch, time, width]`.
 pub type NormCall<'a> = Call<'a, Norm, Tensor<3>, Tensor<3>>;
+/// Call at a normalisation of channels by kept statistics: `[batch, channels, height, width]`.
+pub type BatchNormCall<'a> = Call<'a, BatchNorm, Tensor<4>, Tensor<4>>;
 /// Call at an attention: queries, keys, values to `[batch, heads, time, head_dim]`.
 pub type AttentionCall<'a> = Call<'a, AttentionShape, Qkv, Tensor<4>>;
 /// Call at the attention probabilities `[batch, heads, time, keys]`; the base is the identity.
@@ -163,6 +165,10 @@ pub trait Hooks: Send + Sync {
     }
     /// Around a normalisation.
     fn norm(&self, call: NormCall<'_>, x: Tensor<3>) -> Tensor<3> {
+        call.run(x)
+    }
+    /// Around a normalisation of channels by kept statistics.
+    fn batch_norm(&self, call: BatchNormCall<'_>, x: Tensor<4>) -> Tensor<4> {
         call.run(x)
     }
     /// Around an attention; queries, keys, values and mask can be read, replaced or extended.
@@ -288,6 +294,10 @@ impl Around<'_> {
     opens!(
         /// Opens a normalisation site.
         norm, Norm, Tensor<3>, Tensor<3>
+    );
+    opens!(
+        /// Opens a site that normalises channels by kept statistics.
+        batch_norm, BatchNorm, Tensor<4>, Tensor<4>
     );
     opens!(
         /// Opens an attention site.

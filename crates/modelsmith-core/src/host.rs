@@ -102,6 +102,12 @@ pub trait ImageHost: Host + Parameters {
     /// Number of classes.
     fn classes(&self) -> usize;
 
+    /// Whether training learns a weight; statistics that are counted are none such.
+    fn learns(&self, name: &str) -> bool {
+        let _ = name;
+        true
+    }
+
     /// What its last layer reads, `[batch, width]`, of images `[batch, channels, height, width]`.
     fn features(&self, images: Tensor<4>, pass: &Pass, hooks: &[&dyn Hooks]) -> Tensor<2>;
 

@@ -198,6 +198,38 @@ impl GroupNorm {
     }
 }
 
+/// A normalisation of every channel by the mean and variance that training kept (Ioffe and Szegedy, arXiv 1502.03167).
+#[derive(Module, Debug)]
+pub struct BatchNorm {
+    /// `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[channels]`.
+    pub bias: Param<Tensor<1>>,
+    /// `[channels]`; counted, not learnt.
+    pub running_mean: Param<Tensor<1>>,
+    /// `[channels]`; counted, not learnt.
+    pub running_var: Param<Tensor<1>>,
+    /// Added to the variance.
+    #[module(skip)]
+    pub epsilon: f64,
+}
+
+impl BatchNorm {
+    /// `[batch, channels, height, width]`, by the statistics that were kept.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.by(x, self.running_mean.val(), self.running_var.val())
+    }
+
+    /// The same by another mean and variance, `[channels]`.
+    pub fn by(&self, x: Tensor<4>, mean: Tensor<1>, variance: Tensor<1>) -> Tensor<4> {
+        let channels = x.dims()[1];
+        let scale = self.weight.val() / (variance + self.epsilon).sqrt();
+        let shift = self.bias.val() - mean * scale.clone();
+        let each = |of: Tensor<1>| of.reshape([1, channels, 1, 1]);
+        x * each(scale) + each(shift)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +272,21 @@ mod tests {
             epsilon: 0.0,
         };
         assert_eq!(to_vec(norm.forward(x)), [-1.0, 2.5, -1.0, 1.0]);
+    }
+
+    #[test]
+    fn channels_are_normalised_by_what_was_kept() {
+        let device = Device::flex();
+        let vector = |values: [f32; 2]| frozen(Tensor::<1>::from_floats(values, &device));
+        let norm = BatchNorm {
+            weight: vector([1.0, 2.0]),
+            bias: vector([0.0, 1.0]),
+            running_mean: vector([1.0, -1.0]),
+            running_var: vector([4.0, 0.25]),
+            epsilon: 0.0,
+        };
+        let x = Tensor::<4>::from_floats([[[[3.0, 1.0]], [[0.0, -1.0]]]], &device);
+        assert_eq!(to_vec(norm.forward(x)), [1.0, 0.0, 5.0, 1.0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Claims in the folder of the repository.
-const CLAIMS: usize = 13;
+const CLAIMS: usize = 14;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")

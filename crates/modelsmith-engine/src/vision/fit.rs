@@ -1,6 +1,6 @@
 //! Trains all weights of a network on labelled images.
 
-use super::{logits, losses};
+use super::{learnt, logits, losses};
 use crate::pool::within;
 use crate::signals::Stop;
 use crate::train::Schedule;
@@ -86,7 +86,8 @@ pub fn fit(
     let mut optimizer = AdamW::default().optimizer()?;
     let total = fit.epochs * set.len().div_ceil(fit.batch_size) as u64;
     let mut step = 0;
-    host.set_trainable(&|_| true);
+    let learnt = learnt(host);
+    host.set_trainable(&|name| learnt.contains(name));
     for epoch in 0..fit.epochs {
         for numbers in epoch_order(set.len(), seed, epoch).chunks(fit.batch_size) {
             if let Some((_, name)) = stop.requested() {

@@ -1,6 +1,6 @@
 //! Gradients of a loss in all weights of a network, and the diagonal of its Fisher information.
 
-use super::{TOGETHER, logits, losses};
+use super::{TOGETHER, learnt, logits, losses};
 use crate::pool::within;
 use burn::tensor::Tensor;
 use modelsmith_core::error::Result;
@@ -63,12 +63,13 @@ pub fn fisher_diagonal(
     Ok(numbers(sums))
 }
 
-/// Makes all weights trainable for a while.
+/// Makes the weights that training learns trainable for a while.
 fn trainable(
     host: &mut dyn ImageHost,
     work: impl FnOnce(&dyn ImageHost) -> Result<()>,
 ) -> Result<()> {
-    host.set_trainable(&|_| true);
+    let learnt = learnt(host);
+    host.set_trainable(&|name| learnt.contains(name));
     let done = work(host);
     host.set_trainable(&|_| false);
     done

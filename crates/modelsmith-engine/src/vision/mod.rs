@@ -15,6 +15,7 @@ use modelsmith_core::hooks::Pass;
 use modelsmith_core::host::ImageHost;
 use modelsmith_data::images::ImageBatch;
 use modelsmith_kernels::log_softmax;
+use std::collections::BTreeSet;
 
 /// Images that are computed together where nothing depends on how many.
 const TOGETHER: usize = 250;
@@ -32,4 +33,10 @@ fn losses(logits: Tensor<2>, classes: &[usize], device: &Device) -> Tensor<2> {
     let shape = [classes.len(), 1];
     let chosen = Tensor::<2, Int>::from_data(TensorData::new(classes, shape), device);
     log_softmax(logits).gather(1, chosen).neg()
+}
+
+/// Names of the weights that training learns.
+fn learnt(host: &dyn ImageHost) -> BTreeSet<String> {
+    let names = host.weight_names().into_iter();
+    names.filter(|name| host.learns(name)).collect()
 }

@@ -12,16 +12,17 @@ mod open;
 
 pub use config::ConvNetConfig;
 
+use crate::image;
 use burn::module::Module;
 use burn::tensor::activation::relu;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor};
-use modelsmith_core::error::{Error, Result, suggest};
+use modelsmith_core::error::Result;
 use modelsmith_core::hooks::{Around, Hooks, Pass};
 use modelsmith_core::host::{Host, HostInfo, ImageHost};
 use modelsmith_core::layers::{Conv2d, GroupNorm, Linear};
-use modelsmith_core::parameters::{Flat, Parameters, to_vec};
+use modelsmith_core::parameters::Flat;
 use modelsmith_core::sites::Site;
 use std::sync::Arc;
 
@@ -59,14 +60,9 @@ impl ConvNet {
         &self.facts.config
     }
 
+    /// A dense layer, counted behind the blocks.
     fn dense(&self, at: usize, layer: &Linear, x: Tensor<2>, around: &Around<'_>) -> Tensor<2> {
-        let site = &self.facts.sites[self.blocks.len() + at];
-        let x = x.unsqueeze_dim::<3>(1);
-        let base = |x: Tensor<3>| {
-            let bias = layer.bias.as_ref().map(|bias| bias.val());
-            modelsmith_kernels::linear(x, layer.stored(), bias, None)
-        };
-        around.linear(site, layer, x, &base).squeeze_dim(1)
+        image::apply(&self.facts.sites[self.blocks.len() + at], layer, x, around)
     }
 }
 
@@ -116,39 +112,18 @@ impl Host for ConvNet {
     }
 
     fn weight_names(&self) -> Vec<String> {
-        let all = self.parameters().into_iter();
-        all.map(|parameter| parameter.name).collect()
+        image::names(self)
     }
 
     fn weight(&self, name: &str) -> Option<Flat> {
-        let mut all = self.parameters().into_iter();
-        all.find(|parameter| parameter.name == name)
-            .map(|parameter| parameter.value)
+        image::weight(self, name)
     }
 
     fn set_weight(&mut self, name: &str, value: &Flat) -> Result<()> {
-        let Some(old) = self.weight(name) else {
-            let names = self.weight_names();
-            let hint = suggest(name, names.iter().map(String::as_str));
-            return Err(Error::Failed(format!("no weight {name}; {hint}")));
-        };
-        if old.shape != value.shape {
-            return Err(Error::Failed(format!(
-                "weight {name} has shape {:?}; {:?} was given",
-                old.shape, value.shape
-            )));
-        }
-        self.replace(&mut |found, _| (found == name).then(|| value.clone()));
-        Ok(())
+        image::set_weight(self, name, value)
     }
 
     fn device(&self) -> Device {
         self.facts.device.clone()
     }
-}
-
-/// The first value of a weight that is not finite, with its place.
-fn not_finite(weight: &Flat) -> Option<(usize, f32)> {
-    let values = to_vec(weight.values.clone());
-    values.into_iter().enumerate().find(|(_, x)| !x.is_finite())
 }

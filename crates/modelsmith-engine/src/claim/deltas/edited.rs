@@ -153,7 +153,8 @@ pub(super) fn make(
         let values = base.value.to_vec().into_iter().zip(edited);
         weights.insert(base.name, values.map(|(w, d)| w + d).collect());
     }
-    let total = |norms: &[f64]| norms.iter().map(|norm| norm * norm).sum::<f64>().sqrt();
+    // A sum of nothing would be -0.
+    let total = |norms: &[f64]| norms.iter().fold(0.0, |sum, norm| sum + norm * norm).sqrt();
     Ok(Made {
         net: world.with(&after.net, &weights),
         change: total(&lost) / total(&all),
