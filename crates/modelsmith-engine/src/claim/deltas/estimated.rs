@@ -158,9 +158,12 @@ impl Estimated {
         match estimator {
             Estimator::Exact => Ok(self.exact(seed, stop)?.to_vec()),
             Estimator::Riemann(sum) => {
+                let World { test, by, .. } = &self.world;
+                // All ways begin at the same point.
+                let begin = mean_gradient(&mut after.net.clone(), test, by)?;
                 let networks = self.networks(&after, seed)?;
                 networks
-                    .map(|net| self.along(&after.net, &net?, sum))
+                    .map(|net| self.along((&after.net, &begin), &net?, sum))
                     .collect()
             }
             Estimator::Law(variances) => {
@@ -172,8 +175,8 @@ impl Estimated {
         }
     }
 
-    /// The sum along the way from one network to another.
-    fn along(&self, from: &ConvNet, to: &ConvNet, sum: &Sum) -> Result<f64> {
+    /// The sum along the way from one network, with its gradient, to another.
+    fn along(&self, (from, begin): (&ConvNet, &Gradient), to: &ConvNet, sum: &Sum) -> Result<f64> {
         let World { test, by, .. } = &self.world;
         let pairs = from.parameters().into_iter().zip(to.parameters());
         let (names, ways): (Vec<String>, Vec<[Vec<f32>; 2]>) = pairs
@@ -186,17 +189,24 @@ impl Estimated {
             .unzip();
         let perturbation: Vec<&[f32]> = ways.iter().map(|[_, way]| way.as_slice()).collect();
         let found = riemann(&perturbation, sum.points, sum.rule, |t| {
-            let moved = ways.iter().map(|[begin, way]| {
-                let pairs = begin.iter().zip(way);
-                pairs.map(|(w, d)| w + t as f32 * d).collect()
-            });
-            let weights: Gradient = names.iter().cloned().zip(moved).collect();
-            let mut net = self.world.with(from, &weights);
-            let mut gradient = mean_gradient(&mut net, test, by)?;
+            let mut gradient = match t == 0.0 {
+                true => begin.clone(),
+                false => mean_gradient(&mut self.at(from, &names, &ways, t), test, by)?,
+            };
             let ordered = names.iter().filter_map(|name| gradient.remove(name));
             Ok(ordered.collect())
         })?;
         Ok(found.total)
+    }
+
+    /// The network at a part `t` of the way; of every weight its beginning and the whole way.
+    fn at(&self, from: &ConvNet, names: &[String], ways: &[[Vec<f32>; 2]], t: f64) -> ConvNet {
+        let moved = ways.iter().map(|[begin, way]| {
+            let pairs = begin.iter().zip(way);
+            pairs.map(|(w, d)| w + t as f32 * d).collect()
+        });
+        let weights: Gradient = names.iter().cloned().zip(moved).collect();
+        self.world.with(from, &weights)
     }
 
     fn scores(&self, told: &[f64], exact: &[f64]) -> ByTest {
