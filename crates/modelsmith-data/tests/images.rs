@@ -94,7 +94,7 @@ fn files_that_are_no_tables_are_refused() {
         source.read(0..4).map(|_| ()).unwrap_err().to_string()
     };
     assert!(read(&whole[..whole.len() - 9]).contains("is not a readable Parquet file"));
-    let mut damaged = whole.clone();
+    let mut damaged = whole;
     damaged[200..1200].fill(0x5a);
     assert!(read(&damaged).contains("cut.parquet"));
     let other = ImageSource {

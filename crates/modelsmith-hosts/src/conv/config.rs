@@ -105,7 +105,8 @@ impl ConvNetConfig {
         let parts = u32::try_from(self.conv_sizes.len())
             .ok()
             .and_then(|blocks| 2_usize.checked_pow(blocks));
-        let divides = |side: &usize| parts.is_some_and(|parts| *side > 0 && side % parts == 0);
+        let divides =
+            |side: &usize| parts.is_some_and(|parts| *side > 0 && side.is_multiple_of(parts));
         if !self.image_size.iter().all(divides) {
             let blocks = self.conv_sizes.len();
             let problem = format!(

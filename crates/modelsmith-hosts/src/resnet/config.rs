@@ -70,7 +70,7 @@ impl ResNetConfig {
             let problem = "hold 0; must be at least 1";
             return Err(Error::config("num_channels, num_labels", problem));
         }
-        let fits = |side: &usize| *side > 0 && side % 4 == 0;
+        let fits = |side: &usize| *side > 0 && side.is_multiple_of(4);
         match self.image_size.iter().all(fits) {
             true => Ok(()),
             false => {
