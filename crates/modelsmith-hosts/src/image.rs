@@ -16,8 +16,8 @@ pub(crate) type Give<'a> = dyn FnMut(&str, &[usize]) -> Result<Flat> + 'a;
 
 /// The weights of a checkpoint, each to be asked for once.
 pub(crate) struct Stored<'a> {
-    pub(crate) checkpoint: &'a Checkpoint,
-    pub(crate) device: &'a Device,
+    checkpoint: &'a Checkpoint,
+    device: &'a Device,
     asked: BTreeSet<String>,
 }
 

@@ -83,11 +83,23 @@ pub fn fit(
             set.labels().iter().max()
         )));
     }
+    let learnt = learnt(host);
+    host.set_trainable(&|name| learnt.contains(name));
+    let done = epochs(host, (set, by), fit, seed, stop);
+    host.set_trainable(&|_| false);
+    done
+}
+
+fn epochs(
+    host: &mut dyn ImageHost,
+    (set, by): (&ImageSet, &Normalisation),
+    fit: &Fit,
+    seed: u64,
+    stop: &Stop,
+) -> Result<()> {
     let mut optimizer = AdamW::default().optimizer()?;
     let total = fit.epochs * set.len().div_ceil(fit.batch_size) as u64;
     let mut step = 0;
-    let learnt = learnt(host);
-    host.set_trainable(&|name| learnt.contains(name));
     for epoch in 0..fit.epochs {
         for numbers in epoch_order(set.len(), seed, epoch).chunks(fit.batch_size) {
             if let Some((_, name)) = stop.requested() {
@@ -101,7 +113,6 @@ pub fn fit(
             step += 1;
         }
     }
-    host.set_trainable(&|_| false);
     Ok(())
 }
 

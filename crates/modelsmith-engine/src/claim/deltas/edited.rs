@@ -9,7 +9,7 @@ use crate::delta::norm;
 use crate::memory;
 use crate::recipe::Named;
 use crate::registry;
-use crate::vision::{Gradient, mean_gradient, measure};
+use crate::vision::{Gradient, measure};
 use modelsmith_core::error::Result;
 use modelsmith_core::parameters::Parameters;
 use modelsmith_hosts::ConvNet;
@@ -92,10 +92,10 @@ impl Edit {
         match self {
             Self::Chain(operators) => Ok(operators),
             Self::Chosen => {
-                let slope = slope(&after.delta, &gradient(world, after)?);
+                let slope = slope(&after.delta, &after.gradient);
                 let choice = choose_alpha(slope, STEP, |alpha| {
                     let scale: [&dyn Operator; 1] = [&Scale { alpha }];
-                    let made = make(world, after, &scale, 0, None)?;
+                    let made = make(world, after, &scale, 0)?;
                     Ok(measure(&made.net, &world.development, &world.by)?.mean_loss())
                 })?;
                 let alpha = choice.alpha;
@@ -103,11 +103,6 @@ impl Edit {
             }
         }
     }
-}
-
-/// The gradient of the loss on development images at the network that was trained on.
-pub(super) fn gradient(world: &World, after: &After) -> Result<Gradient> {
-    mean_gradient(&mut after.net.clone(), &world.development, &world.by)
 }
 
 /// `⟨ΔW, ∇L⟩`.
@@ -128,7 +123,6 @@ pub(super) fn make(
     after: &After,
     operators: &[&dyn Operator],
     seed: u64,
-    gradient: Option<&Gradient>,
 ) -> Result<Made> {
     let (mut bits, mut changed, mut count) = (0, 0, 0);
     let (mut all, mut lost) = (Vec::new(), Vec::new());
@@ -136,7 +130,7 @@ pub(super) fn make(
     for base in world.before.parameters() {
         let delta = &after.delta[&base.name];
         let place = Place {
-            gradient: gradient.map(|gradient| gradient[&base.name].as_slice()),
+            gradient: Some(&after.gradient[&base.name]),
             ..Place::new(&base.name, &base.value.shape, seed)
         };
         count += delta.len();
@@ -209,11 +203,7 @@ impl Subject for Edited {
         let begun = Instant::now();
         let operators = Edit::read(&arm.method)?.operators(&self.world, &after)?;
         let operators: Vec<&dyn Operator> = operators.iter().map(|one| &**one).collect();
-        let by_gradient = arm.method.options.get("mask") == Some(&"gradient".into());
-        let gradient = by_gradient
-            .then(|| gradient(&self.world, &after))
-            .transpose()?;
-        let made = make(&self.world, &after, &operators, seed, gradient.as_ref())?;
+        let made = make(&self.world, &after, &operators, seed)?;
         let seconds = begun.elapsed().as_secs_f64();
         Ok(Seen {
             seconds,

@@ -11,7 +11,7 @@ use super::super::file::{Arm, Metric};
 use super::super::items::Scores;
 use super::super::measured::{ByTest, Seen, Subject, at_least_one, options};
 use super::super::toxicity::unknown;
-use super::edited::{Nothing, gradient, make};
+use super::edited::{Nothing, make};
 use super::world::{After, World};
 use crate::memory;
 use crate::recipe::Named;
@@ -126,12 +126,11 @@ impl Estimated {
         &'a self,
         after: &'a After,
         seed: u64,
-    ) -> Result<impl Iterator<Item = Result<ConvNet>> + 'a> {
-        let gradient = gradient(&self.world, after)?;
-        Ok(self.operators.iter().map(move |operator| {
+    ) -> impl Iterator<Item = Result<ConvNet>> + 'a {
+        self.operators.iter().map(move |operator| {
             let chain = [&**operator];
-            make(&self.world, after, &chain, seed, Some(&gradient)).map(|made| made.net)
-        }))
+            make(&self.world, after, &chain, seed).map(|made| made.net)
+        })
     }
 
     /// What the edits do to the loss, measured once.
@@ -143,7 +142,7 @@ impl Estimated {
         let World { test, by, .. } = &self.world;
         let after = self.world.after(seed, stop)?;
         let whole = measure(&after.net, test, by)?.mean_loss();
-        let changes = self.networks(&after, seed)?.map(|net| {
+        let changes = self.networks(&after, seed).map(|net| {
             let loss = measure(&net?, test, by)?.mean_loss();
             Ok(loss - whole)
         });
@@ -161,7 +160,7 @@ impl Estimated {
                 let World { test, by, .. } = &self.world;
                 // All ways begin at the same point.
                 let begin = mean_gradient(&mut after.net.clone(), test, by)?;
-                let networks = self.networks(&after, seed)?;
+                let networks = self.networks(&after, seed);
                 networks
                     .map(|net| self.along((&after.net, &begin), &net?, sum))
                     .collect()

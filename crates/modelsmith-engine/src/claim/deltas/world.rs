@@ -5,7 +5,7 @@ use super::super::file::Tier;
 use super::{Deltas, Training};
 use crate::adapter_folder;
 use crate::signals::Stop;
-use crate::vision::{Fit, Gradient, fit};
+use crate::vision::{Fit, Gradient, fit, mean_gradient};
 use burn::tensor::Device;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::files::DType;
@@ -44,6 +44,8 @@ pub(super) struct After {
     pub(super) net: ConvNet,
     /// `W_after - W_before`.
     pub(super) delta: Gradient,
+    /// Of the loss on development images.
+    pub(super) gradient: Gradient,
 }
 
 impl World {
@@ -125,8 +127,11 @@ impl World {
             images,
             (fit, seed, stop),
         )?;
-        let delta = difference(&net, &self.before);
-        let after = Arc::new(After { net, delta });
+        let after = Arc::new(After {
+            delta: difference(&net, &self.before),
+            gradient: mean_gradient(&mut net.clone(), &self.development, &self.by)?,
+            net,
+        });
         held.insert(seed, after.clone());
         Ok(after)
     }
