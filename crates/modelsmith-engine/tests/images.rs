@@ -37,9 +37,10 @@ fn a_published_network_is_as_good_as_it_is_said_to_be() {
         path: test,
         ..ImageSource::default()
     };
-    let found = accuracy(&net, &source.read(0..10_000).unwrap());
-    // PyTorch has 81.03 % with another JPEG decoder, whose rounding moves a few images over an edge.
-    assert!((found - 0.8103).abs() < 0.003, "{found}");
+    // Of all 10,000 it knows 81.10 %, in PyTorch 81.03 %: another JPEG decoder rounds a few images over an edge. Of 2,000
+    // the share has a deviation of 0.9 %.
+    let found = accuracy(&net, &source.read(0..2000).unwrap());
+    assert!((found - 0.811).abs() < 0.025, "{found}");
     let labels: Vec<usize> = read_json(lossless.join("labels_by_match.json")).unwrap();
     // A row of a strip is an image of 32 by 32 pixels.
     let strip = Picture::open(lossless.join("cifar10_batch_0.png")).unwrap();
