@@ -136,7 +136,7 @@ impl Sampling<'_> {
         let pairs: Vec<(&[u32], &[u32])> = sequences.iter().filter_map(parts).collect();
         let tasks: Option<Vec<u32>> = sequences.iter().map(|sequence| sequence.task).collect();
         let tasks = tasks.unwrap_or_default();
-        let mut texts = |hooks: &[&dyn Hooks]| self.texts((&pairs, &tasks), hooks, late);
+        let mut texts = |hooks: &[&dyn Hooks]| self.texts(&pairs, &tasks, hooks, late);
         let (before, after) = (texts(&[])?, texts(&[adapter.hooks()])?);
         let mut rows = Vec::with_capacity(pairs.len());
         for (at, (before, after)) in before.into_iter().zip(after).enumerate() {
@@ -159,7 +159,8 @@ impl Sampling<'_> {
     /// Greedy continuations of the prompts.
     fn texts(
         &self,
-        (pairs, tasks): (&[(&[u32], &[u32])], &[u32]),
+        pairs: &[(&[u32], &[u32])],
+        tasks: &[u32],
         hooks: &[&dyn Hooks],
         late: &mut bool,
     ) -> Result<Vec<String>> {
