@@ -18,5 +18,6 @@ pub use events::{Event, Observer, Silent};
 pub(crate) use loss::input_of;
 pub use loss::{Masking, Prepared, loss_of_hidden, loss_sum, outputs, prepare};
 pub use schedule::Schedule;
+pub(crate) use step::update;
 pub use step::{Groups, StepReport, Stepper, clip_factor, global_norm};
 pub use trainer::{Outcome, Trainer, total_steps};

@@ -7,7 +7,7 @@ use crate::train::rematerialise;
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::{DrawKey, Pass};
-use modelsmith_core::parameters::{Flat, Named};
+use modelsmith_core::parameters::{Flat, Named, Parameters};
 use modelsmith_core::roles::{Adapter, Optimizer, Progress, Update};
 use modelsmith_hosts::Transformer;
 use modelsmith_kernels::square_sum;
@@ -232,26 +232,44 @@ impl Stepper<'_> {
         scale: f64,
         factor: f64,
     ) -> Result<()> {
-        let mut done = Ok(());
-        adapter.update(&mut |parameters| {
-            let updates = parameters
-                .iter_mut()
-                .filter_map(|Named { name, value, .. }| {
-                    let gradient = gradients.get(name)?.values.clone();
-                    let (rate, weight_decay) = self.groups.of(name, &value.shape);
-                    Some(Update {
-                        name,
-                        value,
-                        gradient,
-                        scale,
-                        learning_rate: rate * factor,
-                        weight_decay,
-                    })
-                });
-            done = optimizer.update_all(updates.collect());
-        });
-        done
+        let rates = |name: &str, shape: &[usize]| {
+            let (rate, weight_decay) = self.groups.of(name, shape);
+            (rate * factor, weight_decay)
+        };
+        update(adapter, optimizer, (gradients, scale), rates)
     }
+}
+
+/// Moves the parameters that have a gradient, which is multiplied by `scale`. `rates` gives learning rate and weight decay
+/// of a parameter by its name and shape.
+///
+/// # Errors
+/// What the optimizer cannot go on with.
+pub(crate) fn update(
+    parameters: &mut dyn Parameters,
+    optimizer: &mut dyn Optimizer,
+    (gradients, scale): (&BTreeMap<String, Flat>, f64),
+    rates: impl Fn(&str, &[usize]) -> (f64, f64),
+) -> Result<()> {
+    let mut done = Ok(());
+    parameters.update(&mut |parameters| {
+        let updates = parameters
+            .iter_mut()
+            .filter_map(|Named { name, value, .. }| {
+                let gradient = gradients.get(name)?.values.clone();
+                let (learning_rate, weight_decay) = rates(name, &value.shape);
+                Some(Update {
+                    name,
+                    value,
+                    gradient,
+                    scale,
+                    learning_rate,
+                    weight_decay,
+                })
+            });
+        done = optimizer.update_all(updates.collect());
+    });
+    done
 }
 
 /// What one batch adds to the figures of its step.

@@ -3,12 +3,12 @@
 use super::{learnt, logits, losses};
 use crate::pool::within;
 use crate::signals::Stop;
-use crate::train::Schedule;
+use crate::train::{Schedule, update};
 use burn::tensor::Tensor;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::ImageHost;
-use modelsmith_core::parameters::{Flat, Named, to_vec};
-use modelsmith_core::roles::{Optimize, Optimizer, Update};
+use modelsmith_core::parameters::{Flat, to_vec};
+use modelsmith_core::roles::{Optimize, Optimizer};
 use modelsmith_data::images::{ImageBatch, ImageSet, Normalisation, epoch_order};
 use modelsmith_methods::optimize::AdamW;
 use serde::{Deserialize, Serialize};
@@ -130,20 +130,6 @@ fn take_step(
         )));
     }
     let gradients: BTreeMap<String, Flat> = host.take_gradients(&mut loss.backward());
-    let mut done = Ok(());
-    host.update(&mut |parameters| {
-        let each = parameters.iter_mut();
-        let updates = each.filter_map(|Named { name, value, .. }| {
-            Some(Update {
-                gradient: gradients.get(name)?.values.clone(),
-                name,
-                value,
-                scale: 1.0,
-                learning_rate,
-                weight_decay: 0.0,
-            })
-        });
-        done = optimizer.update_all(updates.collect());
-    });
-    done
+    let rates = |_: &str, _: &[usize]| (learning_rate, 0.0);
+    update(host, optimizer, (&gradients, 1.0), rates)
 }

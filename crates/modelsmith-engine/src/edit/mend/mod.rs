@@ -154,12 +154,21 @@ impl<'a> MendEditor<'a> {
             let gradient = leaf.grad_remove(&mut gradients)?;
             Some((number.to_string(), Flat::new(gradient)))
         });
-        let found: BTreeMap<String, Flat> = found.collect();
-        let scale = clip_factor(global_norm(&found), self.config.clip_norm);
+        self.update(&found.collect(), optimizer)?;
+        Ok(value)
+    }
+
+    /// Moves the tensors against their gradients, which go by their numbers.
+    fn update(
+        &mut self,
+        gradients: &BTreeMap<String, Flat>,
+        optimizer: &mut dyn Optimizer,
+    ) -> Result<()> {
+        let scale = clip_factor(global_norm(gradients), self.config.clip_norm);
         let last = self.parts.len() - 1;
         for (number, part) in self.parts.iter_mut().enumerate() {
             let name = number.to_string();
-            let Some(gradient) = found.get(&name) else {
+            let Some(gradient) = gradients.get(&name) else {
                 continue;
             };
             optimizer.update(Update {
@@ -174,7 +183,7 @@ impl<'a> MendEditor<'a> {
                 weight_decay: 0.0,
             })?;
         }
-        Ok(value)
+        Ok(())
     }
 
     /// Writes a fact.

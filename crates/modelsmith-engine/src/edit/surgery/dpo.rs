@@ -13,14 +13,14 @@ use crate::edit::answers::Answers;
 use crate::generate::{GenerateOptions, generate};
 use crate::pool::within;
 use crate::sampler::Sampler;
-use crate::train::{clip_factor, global_norm};
+use crate::train::{clip_factor, global_norm, update};
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_sigmoid;
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::hooks::Hooks;
-use modelsmith_core::parameters::{Named, to_vec};
+use modelsmith_core::parameters::to_vec;
 use modelsmith_core::random::Stream;
-use modelsmith_core::roles::{Adapter, Optimize, Optimizer, Update};
+use modelsmith_core::roles::{Adapter, Optimize, Optimizer};
 use modelsmith_data::Tokenizer;
 use modelsmith_hosts::Transformer;
 use modelsmith_methods::optimize::AdamW;
@@ -235,23 +235,8 @@ impl<'a> Dpo<'a> {
         }
         let gradients = adapter.take_gradients(&mut loss.backward());
         let scale = clip_factor(global_norm(&gradients), CLIP);
-        let mut done = Ok(());
-        let (optimizer, learning_rate) = (&mut self.optimizer, self.options.learning_rate);
-        adapter.update(&mut |parameters| {
-            let updates = parameters.iter_mut();
-            let updates = updates.filter_map(|Named { name, value, .. }| {
-                Some(Update {
-                    gradient: gradients.get(name)?.values.clone(),
-                    name,
-                    value,
-                    scale,
-                    learning_rate,
-                    weight_decay: 0.0,
-                })
-            });
-            done = optimizer.update_all(updates.collect());
-        });
-        done?;
+        let rates = |_: &str, _: &[usize]| (self.options.learning_rate, 0.0);
+        update(adapter, &mut *self.optimizer, (&gradients, scale), rates)?;
         self.steps += 1;
         Ok(value)
     }
