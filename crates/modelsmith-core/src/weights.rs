@@ -83,6 +83,22 @@ fn load_shared(
     Ok(found)
 }
 
+/// A checkpoint's tensor as f32, once every value of it is finite.
+///
+/// # Errors
+/// A missing tensor, one that is not of a float dtype, or a value that is not finite, with its place.
+pub fn finite(checkpoint: &Checkpoint, name: &str) -> Result<Vec<f32>> {
+    let values = checkpoint.f32(name)?;
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(Error::Numeric(format!(
+            "{}: tensor {name} holds {} at element {at}; the model is damaged, take another copy",
+            checkpoint.path().display(),
+            values[at]
+        ))),
+        None => Ok(values),
+    }
+}
+
 /// A checkpoint's tensor as f32 on a device.
 ///
 /// # Errors

@@ -136,7 +136,7 @@ fn fit(
 ) -> Base {
     let options = crate::model::ModelOptions {
         host: Some(base.clone()),
-        adapters: vec![crate::model::AdapterRef::new(folder.to_path_buf())],
+        adapters: vec![crate::model::AdapterRef::new(folder)],
         ..crate::model::ModelOptions::default()
     };
     match crate::model::Model::load_on(&options, device) {

@@ -47,7 +47,7 @@ fn world() -> World {
 }
 
 fn options(world: &World, adapter: Option<&Path>) -> ModelOptions {
-    let reference = |path: &Path| AdapterRef::new(path.to_path_buf());
+    let reference = |path: &Path| AdapterRef::new(path);
     ModelOptions {
         host: Some(world.model()),
         adapters: adapter.map(reference).into_iter().collect(),

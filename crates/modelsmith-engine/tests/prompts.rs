@@ -248,6 +248,13 @@ fn two_tasks(world: &World) -> PathBuf {
     path
 }
 
+/// The numbers of an adapter's file.
+fn trained(folder: &Path) -> Vec<f32> {
+    let file = folder.join("adapter_model.safetensors");
+    let tensors = modelsmith_core::weights::load(&file, &Device::flex()).unwrap();
+    tensors.values().flat_map(Flat::to_vec).collect()
+}
+
 #[test]
 fn one_prompt_learns_two_tasks_and_resumes_to_the_same_bytes() {
     let world = World::new();
@@ -266,6 +273,12 @@ fn one_prompt_learns_two_tasks_and_resumes_to_the_same_bytes() {
         common::adapter_bytes(&whole),
         common::adapter_bytes(&parted)
     );
+    // Blocks that run again in the backward pass are told the tasks too.
+    let again = [&changes[..], &["train.gradient_checkpointing=true"]].concat();
+    let again = world.run("again", &again);
+    let (first, second) = (trained(&whole.artifact), trained(&again.artifact));
+    let apart = first.iter().zip(&second).map(|(a, b)| (a - b).abs());
+    assert!(apart.fold(0.0, f32::max) < 1e-3);
     // Its own factors make a task's answers likelier than the other's do.
     let loss = |task: &str, rows: &str| {
         let kept = std::fs::read_to_string(&path).unwrap();

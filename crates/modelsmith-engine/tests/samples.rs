@@ -21,10 +21,7 @@ fn taken(run: &Path) -> Samples {
 fn asked_anew(world: &World, prompt: &str, adapter: Option<&Path>) -> String {
     let model = Model::load(&ModelOptions {
         host: Some(world.model()),
-        adapters: adapter
-            .map(|path| AdapterRef::new(path.to_path_buf()))
-            .into_iter()
-            .collect(),
+        adapters: adapter.map(AdapterRef::new).into_iter().collect(),
         device: "flex".to_owned(),
         ..ModelOptions::default()
     })

@@ -41,16 +41,8 @@ impl<'a> Stored<'a> {
             return Err(Error::file(self.checkpoint.path(), problem));
         }
         self.asked.insert(name.to_owned());
-        let weight = weights::tensor(self.checkpoint, name, self.device)?;
-        let values = weight.to_vec();
-        match values.iter().position(|value| !value.is_finite()) {
-            None => Ok(weight),
-            Some(at) => Err(Error::Numeric(format!(
-                "{}: tensor {name} holds {} at element {at}; the model is damaged, take another copy",
-                self.checkpoint.path().display(),
-                values[at]
-            ))),
-        }
+        let values = weights::finite(self.checkpoint, name)?;
+        Ok(Flat::from_vec(values, shape, self.device))
     }
 
     /// Refuses tensors that nobody asked for.

@@ -116,7 +116,7 @@ fn fold(bench: &Bench, host: &Path, adapter: &Path, output: &Path) -> Result<()>
         model: ModelOptions {
             host: Some(host.to_path_buf()),
             device: bench.device.clone(),
-            adapters: vec![AdapterRef::new(adapter.to_path_buf())],
+            adapters: vec![AdapterRef::new(adapter)],
             ..ModelOptions::default()
         },
         output: output.to_path_buf(),

@@ -12,6 +12,7 @@
 use super::facts::{Fact, Statement};
 use super::grace::{Layer, Schedule, block_of, usual_module};
 use super::mlps::mlps;
+use super::ranges::{above_zero, at_least};
 use super::rows::numbered;
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Tensor, TensorData};
@@ -71,19 +72,8 @@ impl GateConfig {
     /// # Errors
     /// The key, what was found, what was expected.
     pub fn check(&self) -> Result<()> {
-        for (key, count) in [("values", self.values), ("steps", self.steps)] {
-            if count == 0 {
-                let key = format!("method.{key}");
-                return Err(Error::config(key, "is 0; must be at least 1"));
-            }
-        }
-        match self.learning_rate.is_finite() && self.learning_rate > 0.0 {
-            true => Ok(()),
-            false => {
-                let problem = format!("is {}; must be above 0", self.learning_rate);
-                Err(Error::config("method.learning_rate", problem))
-            }
-        }
+        at_least(1, &[("values", self.values), ("steps", self.steps)])?;
+        above_zero(&[("learning_rate", self.learning_rate)])
     }
 }
 

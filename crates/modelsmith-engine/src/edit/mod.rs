@@ -26,6 +26,7 @@ mod mlps;
 mod moments;
 #[cfg(test)]
 mod parity;
+mod ranges;
 mod requests;
 pub mod rit;
 mod rows;

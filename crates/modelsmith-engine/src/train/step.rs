@@ -159,7 +159,7 @@ impl Stepper<'_> {
             }),
             offset: 0,
             valid: batch.input.mask.clone(),
-            tasks: batch.input.tasks.clone(),
+            tasks: None,
         };
         let hooks = [adapter.hooks()];
         let finite = |loss: f64| {

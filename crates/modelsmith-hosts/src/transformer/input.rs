@@ -1,6 +1,7 @@
 //! What a transformer reads: token ids with padding, positions, packing and token types.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use modelsmith_core::hooks::Pass;
 use std::sync::Arc;
 
 /// One batch of tokens, `[batch, time]` each.
@@ -59,6 +60,14 @@ impl TokenInput {
         Self {
             mask: padded.then(|| Tensor::from_data(TensorData::new(mask, shape), device)),
             ..Self::new(ints(ids, shape, device))
+        }
+    }
+
+    /// The pass that reads this, which hooks are told the tasks by.
+    pub(crate) fn told(&self, pass: &Pass) -> Pass {
+        Pass {
+            tasks: self.tasks.clone().or_else(|| pass.tasks.clone()),
+            ..pass.clone()
         }
     }
 

@@ -9,6 +9,7 @@ use modelsmith_core::files::{Checkpoint, DType};
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::random::Stream;
 use modelsmith_core::sites::has_suffix;
+use modelsmith_core::weights;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -136,7 +137,11 @@ impl<'a> Stored<'a> {
         let read: Vec<Option<Vec<f32>>> = self
             .sources
             .par_iter()
-            .map(|source| source.as_ref().map(|name| self.finite(name)).transpose())
+            .map(|source| {
+                let name = source.as_ref();
+                name.map(|name| weights::finite(self.checkpoint, name))
+                    .transpose()
+            })
             .collect::<Result<_>>()?;
         let pairs = self.plan.weights.iter().zip(read);
         let values = pairs
@@ -157,19 +162,6 @@ impl<'a> Stored<'a> {
             dtypes,
             skipped: self.skipped,
         })
-    }
-
-    /// A stored tensor as f32, once every value of it is finite.
-    fn finite(&self, name: &str) -> Result<Vec<f32>> {
-        let values = self.checkpoint.f32(name)?;
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(at) => Err(Error::Numeric(format!(
-                "{}: tensor {name} holds {} at element {at}; the model is damaged, take another copy",
-                self.checkpoint.path().display(),
-                values[at]
-            ))),
-            None => Ok(values),
-        }
     }
 
     /// The name under which a weight is stored, if it is.

@@ -119,11 +119,7 @@ impl Transformer {
         seen: &mut dyn FnMut(&Tensor<3>),
     ) -> Result<Tensor<3>> {
         let [batch, _] = input.dims();
-        let told = Pass {
-            tasks: input.tasks.clone(),
-            ..pass.clone()
-        };
-        let pass = if input.tasks.is_some() { &told } else { pass };
+        let pass = &input.told(pass);
         if let Some(cache) = cache.as_deref_mut() {
             if !self.config.attention.causal {
                 return Err(Error::Failed(format!(

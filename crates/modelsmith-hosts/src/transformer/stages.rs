@@ -39,7 +39,8 @@ impl Transformer {
                 ),
             ));
         }
-        let around = Around { hooks, pass };
+        let told = input.told(pass);
+        let around = Around { hooks, pass: &told };
         Ok(Stages {
             model: self,
             ids: input.ids.clone(),

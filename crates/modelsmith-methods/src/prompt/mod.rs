@@ -41,7 +41,7 @@ pub const TABLE: &[Entry<dyn Adapt>] = &[
 
 /// The method that reads each `peft_type`. Types that PEFT does not know are ids in upper case.
 pub const PEFT: &[(&str, FromPeft)] = &[
-    ("PROMPT_TUNING", prompt_tuning::from_peft),
+    (prompt_tuning::TYPE, prompt_tuning::from_peft),
     (prompt_tuning::OWN_TYPE, prompt_tuning::from_peft),
     (prefix_tuning::TYPE, prefix_tuning::from_peft),
     (prefix_tuning::PROJECTED, prefix_tuning::from_peft),

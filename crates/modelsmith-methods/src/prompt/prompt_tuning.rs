@@ -14,7 +14,9 @@
 //!   first vector, or of the last column, padding or not: the two agree where the last token is
 //!   read and no row is padded. Where the first one is, we write files of a type of our own.
 
-use super::common::peft::{PROMPT, SHAPE, describe_prompt, heads, once};
+use super::common::peft::{
+    PROMPT, SHAPE, check_pooling, check_submodules, describe_prompt, heads, once, saved_modules,
+};
 use super::common::start::{Start, Words, check_count, first_vectors, token_embedding};
 use crate::adapter::common::copies::Copies;
 use crate::adapter::common::peft::{Taker, acted_on, sorted};
@@ -76,6 +78,9 @@ impl Method for PromptTuningConfig {
     };
 }
 
+/// PEFT's type of the files.
+pub(super) const TYPE: &str = "PROMPT_TUNING";
+
 /// Type of the files that PEFT would compute otherwise.
 pub(super) const OWN_TYPE: &str = "SOFT_PROMPT";
 
@@ -132,16 +137,7 @@ fn read(config: &Map<String, Value>) -> Result<PromptTuningConfig> {
     .to_vec();
     known.extend(SHAPE);
     let written: Written = read_options(&Value::Object(acted_on(config, &known)?))?;
-    if written.num_transformer_submodules != 1 {
-        return Err(Error::config(
-            "num_transformer_submodules",
-            format!(
-                "is {}; vectors in front of a decoder's answer are not implemented, only those in \
-                 front of the text (1)",
-                written.num_transformer_submodules
-            ),
-        ));
-    }
+    check_submodules(written.num_transformer_submodules)?;
     let init = INITS
         .iter()
         .find(|(name, _)| *name == written.prompt_tuning_init);
@@ -187,9 +183,6 @@ impl PromptTuningConfig {
         let mut config = describe_prompt(info, named, self.virtual_tokens, width);
         let text = self.init == Start::Text;
         let init = INITS.iter().find(|(_, start)| *start == self.init);
-        let heads = info.head_modules.iter().map(|name| (*name).to_owned());
-        let mut saved = self.modules_to_save.clone();
-        saved.extend(heads.filter(|name| !self.modules_to_save.contains(name)));
         let own = [
             (
                 "prompt_tuning_init",
@@ -207,7 +200,7 @@ impl PromptTuningConfig {
             ("tokenizer_kwargs", Value::Null),
             (
                 "modules_to_save",
-                json!((!saved.is_empty()).then_some(saved)),
+                saved_modules(info, &self.modules_to_save),
             ),
         ];
         config.extend(own.map(|(key, value)| (key.to_owned(), value)));
@@ -245,17 +238,7 @@ impl Adapt for PromptTuningConfig {
 
     fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
         let config = read(&files.config)?;
-        let of_peft = files.config.get("peft_type").and_then(Value::as_str) != Some(OWN_TYPE);
-        if of_peft && host.info().pools_first {
-            return Err(Error::config(
-                "peft_type",
-                format!(
-                    "a PROMPT_TUNING classifier of PEFT reads the first virtual token, {} the \
-                     first token of the text; train it again",
-                    host.info().architecture
-                ),
-            ));
-        }
+        check_pooling(host, &files.config, TYPE)?;
         let width = token_embedding(host)?.outputs;
         let mut file = Taker::new(&files.tensors);
         let vectors = file.take(PROMPT, &[config.virtual_tokens, width])?;
@@ -294,7 +277,7 @@ impl Adapter for Prompted {
         let prompt = Flat::new(self.prompt.val().without_autodiff());
         let peft_type = match host.info().pools_first {
             true => OWN_TYPE,
-            false => "PROMPT_TUNING",
+            false => TYPE,
         };
         let config = self
             .config

@@ -1,6 +1,7 @@
 //! Options of MEND.
 
-use modelsmith_core::error::{Error, Result};
+use crate::edit::ranges::{above_zero, at_least};
+use modelsmith_core::error::Result;
 use serde::{Deserialize, Serialize};
 
 /// Options of MEND (Mitchell et al., ICLR 2022, section 3 and appendix C). Its authors train for hundreds of thousands of
@@ -50,31 +51,21 @@ impl MendConfig {
     /// # Errors
     /// The key, what was found, what was expected.
     pub fn check(&self) -> Result<()> {
-        let counts = [
-            ("blocks", self.blocks),
-            ("rank", self.rank),
-            ("steps", self.steps),
-            ("neighbours", self.neighbours),
-        ];
-        for (key, count) in counts {
-            if count == 0 {
-                let key = format!("method.{key}");
-                return Err(Error::config(key, "is 0; must be at least 1"));
-            }
-        }
-        let numbers = [
+        at_least(
+            1,
+            &[
+                ("blocks", self.blocks),
+                ("rank", self.rank),
+                ("steps", self.steps),
+                ("neighbours", self.neighbours),
+            ],
+        )?;
+        above_zero(&[
             ("learning_rate", self.learning_rate),
             ("rate", self.rate),
             ("rate_learning_rate", self.rate_learning_rate),
             ("edit_weight", self.edit_weight),
             ("clip_norm", self.clip_norm),
-        ];
-        for (key, value) in numbers {
-            if !(value.is_finite() && value > 0.0) {
-                let problem = format!("is {value}; must be above 0");
-                return Err(Error::config(format!("method.{key}"), problem));
-            }
-        }
-        Ok(())
+        ])
     }
 }

@@ -134,11 +134,9 @@ impl<'a> MendEditor<'a> {
 
     fn step(&mut self, task: &Task, optimizer: &mut dyn Optimizer) -> Result<f64> {
         let rows = self.factors(&task.fact)?;
-        for network in &mut self.networks {
-            for path in &network.layers.clone() {
-                network.learn(&rows[path]);
-            }
-        }
+        self.networks
+            .iter_mut()
+            .for_each(|network| network.learn(&rows));
         let leaf = |part: &Flat| Ok(trained(part.tensor::<2>()?).val());
         let leaves: Vec<Tensor<2>> = self.parts.iter().map(leaf).collect::<Result<_>>()?;
         let edit = self.edit(&leaves, &rows);
@@ -230,7 +228,7 @@ impl<'a> MendEditor<'a> {
         for (network, parts) in self.networks.iter().zip(parts.chunks_exact(PARTS)) {
             for (place, path) in network.layers.iter().enumerate() {
                 let z = network.standardised(&rows[path]);
-                let width = network.sizes[0] + network.sizes[1];
+                let width = network.width();
                 let z = TensorData::new(z, [rows[path].len() / width, width]);
                 let z = Tensor::from_data(z, &self.host.device());
                 let (u, delta) = network.forward(parts, place, z);

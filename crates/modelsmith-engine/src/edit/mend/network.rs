@@ -10,6 +10,7 @@
 //! a network, and have scales `s` and offsets `o` of their own. `U` begin at 0, so that the first edit is along the
 //! standardised gradient.
 
+use super::Rows;
 use burn::tensor::{Device, Tensor};
 use modelsmith_core::parameters::Flat;
 use modelsmith_core::random::Stream;
@@ -49,7 +50,8 @@ impl Network {
         }
     }
 
-    fn width(&self) -> usize {
+    /// Numbers of a row.
+    pub(super) fn width(&self) -> usize {
         self.sizes[0] + self.sizes[1]
     }
 
@@ -81,9 +83,14 @@ impl Network {
         [stage(1), stage(2)].into_iter().flatten().collect()
     }
 
-    /// Takes tokens' inputs and gradients, rows of [`Network::width`] numbers, into mean and deviation.
-    pub(super) fn learn(&mut self, rows: &[f32]) {
-        for row in rows.chunks_exact(self.width()) {
+    /// Takes tokens' inputs and gradients, of its layers among others, into mean and deviation.
+    pub(super) fn learn(&mut self, rows: &Rows) {
+        let width = self.width();
+        for row in self
+            .layers
+            .iter()
+            .flat_map(|path| rows[path].chunks_exact(width))
+        {
             self.statistics.add(row);
         }
     }
@@ -160,7 +167,12 @@ mod tests {
     #[test]
     fn rows_are_standardised_by_all_that_was_seen() {
         let mut network = network();
-        network.learn(&[1.0, 5.0, 0.0, 2.0, 5.0, 4.0, 3.0, 5.0, 8.0]);
+        let rows = |rows: &[f32]| rows.to_vec();
+        network.learn(&Rows::from([
+            ("a".into(), rows(&[1.0, 5.0, 0.0, 2.0, 5.0, 4.0])),
+            ("b".into(), rows(&[3.0, 5.0, 8.0])),
+            ("of another".into(), rows(&[9.0])),
+        ]));
         let found = network.standardised(&[3.0, 5.0, 0.0]);
         // Means 2, 5, 4; deviations 1, 0, 4.
         for (found, wanted) in found.iter().zip([1.0, 0.0, -1.0]) {

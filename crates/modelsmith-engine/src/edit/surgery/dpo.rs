@@ -10,6 +10,7 @@
 
 use super::judge::Judge;
 use crate::edit::answers::Answers;
+use crate::edit::ranges::{above_zero, at_least};
 use crate::generate::{GenerateOptions, generate};
 use crate::pool::within;
 use crate::sampler::Sampler;
@@ -63,23 +64,9 @@ impl DpoOptions {
     /// # Errors
     /// The key, what was found, what was expected.
     pub fn check(&self) -> Result<()> {
-        let counts = [
-            ("batch_size", self.batch_size, 1),
-            ("samples", self.samples, 2),
-        ];
-        for (key, count, least) in counts {
-            if count < least {
-                let problem = format!("is {count}; must be at least {least}");
-                return Err(Error::config(format!("method.{key}"), problem));
-            }
-        }
-        for (key, value) in [("beta", self.beta), ("learning_rate", self.learning_rate)] {
-            if !(value.is_finite() && value > 0.0) {
-                let problem = format!("is {value}; must be above 0");
-                return Err(Error::config(format!("method.{key}"), problem));
-            }
-        }
-        Ok(())
+        at_least(1, &[("batch_size", self.batch_size)])?;
+        at_least(2, &[("samples", self.samples)])?;
+        above_zero(&[("beta", self.beta), ("learning_rate", self.learning_rate)])
     }
 }
 

@@ -141,15 +141,21 @@ pub fn edited(base: &Transformer, patches: &[Patch]) -> Result<Transformer> {
 }
 
 /// The rows of a matrix, `[rows, width]` flat, whichever way it is stored.
-pub(super) fn rows(host: &Transformer, place: &Rows) -> Result<Vec<f32>> {
-    let name = &place.weight;
+pub(super) fn rows(host: &Transformer, name: &str, fan_in_fan_out: bool) -> Result<Vec<f32>> {
     let weight = host.weight(name);
     let weight = weight.ok_or_else(|| Error::Failed(format!("the model has no weight {name}")))?;
-    match place.fan_in_fan_out {
+    match fan_in_fan_out {
         true => {
             let turned = weight.tensor::<2>()?.transpose();
             Ok(modelsmith_core::parameters::to_vec(turned))
         }
         false => Ok(weight.to_vec()),
+    }
+}
+
+impl Matrix {
+    /// Its rows, `[rows, width]` flat.
+    pub(super) fn rows(&self, host: &Transformer) -> Result<Vec<f32>> {
+        rows(host, &self.place.weight, self.place.fan_in_fan_out)
     }
 }

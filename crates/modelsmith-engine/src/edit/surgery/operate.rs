@@ -1,6 +1,6 @@
 //! One operation: probe, direction, rows.
 
-use super::host::{Matrix, final_gain, matrices, rows};
+use super::host::{Matrix, final_gain, matrices};
 use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::Host;
 use modelsmith_hosts::Transformer;
@@ -88,7 +88,7 @@ fn length(x: &[f32]) -> f64 {
 fn sizes(host: &Transformer, found: &[Matrix]) -> Result<Sizes> {
     let (mut count, mut square, mut lengths) = (0, 0.0, 0.0);
     for matrix in found {
-        for row in rows(host, &matrix.place)?.chunks_exact(host.hidden_size()) {
+        for row in matrix.rows(host)?.chunks_exact(host.hidden_size()) {
             let length = length(row);
             count += 1;
             square += length * length;
@@ -119,7 +119,7 @@ fn choose_rows(
             None => None,
         };
         let gains = own.as_deref().zip(last.as_deref());
-        let cosines = cosines(&rows(host, &matrix.place)?, v, gains);
+        let cosines = cosines(&matrix.rows(host)?, v, gains);
         selector.offer(matrix.place.block, number, &cosines);
     }
     Ok(selector.finish())

@@ -1,5 +1,6 @@
 //! Pruning of what a behaviour's texts use and others do not, which surgery is compared with.
 
+use super::host::rows;
 use super::texts::Texts;
 use crate::pool::within;
 use modelsmith_core::capture::{Capture, Side};
@@ -66,17 +67,12 @@ impl Pruning {
             };
             let missing = || Error::Failed(format!("{} has no weight", site.path));
             let name = host.site_weights(site).0.ok_or_else(missing)?;
-            let stored = host.weight(&name).ok_or_else(missing)?;
-            let weight = match site.fan_in_fan_out {
-                true => stored.tensor::<2>()?.transpose(),
-                false => stored.tensor::<2>()?,
-            };
-            let shape = weight.dims();
-            let mut values = to_vec(weight);
+            let mut values = rows(host, &name, site.fan_in_fan_out)?;
             let norms = |squares: &[f64]| squares.iter().map(|x| x.sqrt()).collect::<Vec<_>>();
             let places = set_difference(&values, &norms(behaviour), &norms(others), share);
             places.iter().for_each(|place| values[*place] = 0.0);
             count += places.len();
+            let shape = [site.outputs, site.inputs];
             let weight = Flat::from_vec(values, &shape, &host.device());
             let weight = match site.fan_in_fan_out {
                 true => Flat::new(weight.tensor::<2>()?.transpose()),

@@ -6,7 +6,7 @@
 use crate::adapter::common::copies::Wanted;
 use crate::adapter::common::peft::describe;
 use crate::adapter::common::weights::{Bound, under_modules};
-use modelsmith_core::error::Result;
+use modelsmith_core::error::{Error, Result};
 use modelsmith_core::host::{Host, HostInfo};
 use serde_json::{Map, Value, json};
 
@@ -56,16 +56,69 @@ pub(crate) fn once(names: Vec<String>) -> Vec<String> {
     found
 }
 
+/// Names of the modules trained in full beside a prompt: those named, and the heads of classifiers.
+fn with_heads(info: &HostInfo, named: &[String]) -> Vec<String> {
+    let own = info.head_modules.iter().map(|name| (*name).to_owned());
+    let mut names = named.to_vec();
+    names.extend(own.filter(|name| !named.contains(name)));
+    names
+}
+
+/// The same as a key of the configuration; null where there are none.
+pub(crate) fn saved_modules(info: &HostInfo, named: &[String]) -> Value {
+    let names = with_heads(info, named);
+    json!((!names.is_empty()).then_some(names))
+}
+
 /// The modules trained in full beside a prompt: those named, and the heads of classifiers.
 pub(crate) fn heads(host: &dyn Host, named: &[String]) -> Result<Vec<Wanted>> {
     let own = host.info().head_modules;
-    let own_names = own.iter().map(|name| (*name).to_owned());
-    let mut names: Vec<String> = named.to_vec();
-    names.extend(own_names.filter(|name| !named.contains(name)));
+    let names = with_heads(host.info(), named);
     let chosen = under_modules(host, "modules_to_save", &names, own)?;
     let wanted = |bound: Bound| Wanted {
         file_key: format!("base_model.{}", bound.name),
         bound,
     };
     Ok(chosen.into_iter().map(wanted).collect())
+}
+
+/// Refuses vectors in front of a decoder's answer, of which PEFT writes a second set.
+///
+/// # Errors
+/// A number of sets other than 1.
+pub(crate) fn check_submodules(count: usize) -> Result<()> {
+    match count {
+        1 => Ok(()),
+        count => Err(Error::config(
+            "num_transformer_submodules",
+            format!(
+                "is {count}; vectors in front of a decoder's answer are not implemented, only those in \
+                 front of the text (1)"
+            ),
+        )),
+    }
+}
+
+/// Refuses a classifier's prompt of PEFT where PEFT reads another state than we do: files of `theirs` for hosts that read
+/// the first token.
+///
+/// # Errors
+/// Such a file.
+pub(crate) fn check_pooling(
+    host: &dyn Host,
+    config: &Map<String, Value>,
+    theirs: &str,
+) -> Result<()> {
+    let kind = config.get("peft_type").and_then(Value::as_str);
+    match kind == Some(theirs) && host.info().pools_first {
+        false => Ok(()),
+        true => Err(Error::config(
+            "peft_type",
+            format!(
+                "a {theirs} classifier of PEFT reads the first virtual token, {} the \
+                 first token of the text; train it again",
+                host.info().architecture
+            ),
+        )),
+    }
 }

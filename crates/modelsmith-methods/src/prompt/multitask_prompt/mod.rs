@@ -8,7 +8,7 @@
 //! PEFT: there all factors begin near 0, so that every prompt does; here `C R` begins near 1, so that every task begins
 //! near the shared prompt. The distillation from single prompts of the paper's first stage is not here.
 
-use super::common::peft::{PROMPT, SHAPE, once};
+use super::common::peft::{PROMPT, SHAPE, check_pooling, check_submodules, once, saved_modules};
 use super::common::produced::{Described, Produced, Producer};
 use super::common::start::{Start, Words, check_count, first_vectors};
 use crate::adapter::common::peft::{Taker, acted_on};
@@ -142,13 +142,7 @@ fn read(config: &Map<String, Value>) -> Result<MultitaskPromptConfig> {
     ];
     known.extend(SHAPE);
     let written: Written = read_options(&Value::Object(acted_on(config, &known)?))?;
-    if written.num_transformer_submodules != 1 {
-        let problem = format!(
-            "is {}; only vectors in front of the text (1) are implemented",
-            written.num_transformer_submodules
-        );
-        return Err(Error::config("num_transformer_submodules", problem));
-    }
+    check_submodules(written.num_transformer_submodules)?;
     let tasks = match written.tasks.is_empty() {
         true => numbered(written.num_tasks),
         false => written.tasks,
@@ -201,9 +195,6 @@ impl MultitaskPromptConfig {
 
     /// PEFT's keys, and names of tasks that are no plain numbers.
     fn described(&self, host: &dyn Host) -> Described {
-        let heads = host.info().head_modules.iter();
-        let saved = self.modules_to_save.iter().cloned();
-        let saved = once(saved.chain(heads.map(|name| (*name).to_owned())).collect());
         let mut further = Map::new();
         if self.tasks != numbered(self.tasks.len()) {
             further.insert("tasks".into(), json!(self.tasks));
@@ -214,7 +205,7 @@ impl MultitaskPromptConfig {
                 ("num_ranks", json!(self.rank)),
                 (
                     "modules_to_save",
-                    json!((!saved.is_empty()).then_some(saved)),
+                    saved_modules(host.info(), &self.modules_to_save),
                 ),
                 ("prompt_tuning_init", json!("RANDOM")),
                 ("prompt_tuning_init_task", json!(0)),
@@ -288,15 +279,7 @@ impl Adapt for MultitaskPromptConfig {
 
     fn restore(&self, host: &dyn Host, files: &AdapterFiles) -> Result<Box<dyn Adapter>> {
         let config = read(&files.config)?;
-        let of_peft = files.config.get("peft_type").and_then(Value::as_str) == Some(TYPE);
-        if of_peft && host.info().pools_first {
-            let problem = format!(
-                "a {TYPE} classifier of PEFT reads the first virtual token, {} the first token of the text; train it \
-                 again",
-                host.info().architecture
-            );
-            return Err(Error::config("peft_type", problem));
-        }
+        check_pooling(host, &files.config, TYPE)?;
         let (count, tasks) = (config.virtual_tokens, config.tasks.len());
         let take = |file: &mut Taker, width: usize| {
             let shared = file.take(PROMPT, &[count, width])?;

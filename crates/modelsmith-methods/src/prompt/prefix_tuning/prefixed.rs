@@ -3,7 +3,7 @@
 use super::{PROJECTED, PrefixTuningConfig, TYPE};
 use crate::adapter::common::copies::Copies;
 use crate::adapter::common::peft::sorted;
-use crate::prompt::common::peft::{PROMPT, describe_prompt};
+use crate::prompt::common::peft::{PROMPT, describe_prompt, saved_modules};
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use modelsmith_core::error::{Error, Result};
@@ -149,9 +149,6 @@ impl Prefixed {
         };
         let mut config =
             describe_prompt(info, kind, self.config.virtual_tokens, self.layers.width());
-        let own_heads = info.head_modules.iter().map(|name| (*name).to_owned());
-        let mut saved = self.config.modules_to_save.clone();
-        saved.extend(own_heads.filter(|name| !self.config.modules_to_save.contains(name)));
         let own = [
             // PEFT counts the heads that have keys.
             ("num_attention_heads", json!(self.layers.shape.kv_heads)),
@@ -161,7 +158,7 @@ impl Prefixed {
             ("init_weights", Value::Null),
             (
                 "modules_to_save",
-                json!((!saved.is_empty()).then_some(saved)),
+                saved_modules(info, &self.config.modules_to_save),
             ),
         ];
         config.extend(own.map(|(key, value)| (key.to_owned(), value)));
